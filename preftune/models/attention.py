@@ -1,0 +1,137 @@
+"""Attention over segments that lie end to end in one row: no padding, and a prompt's completions side by side.
+
+Registered with transformers under one name, so that its own model code runs unchanged; where no segments are
+given (generation, a user's own call) it is transformers' SDPA attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from preftune.models.layout import Layout
+
+NAME = "preftune_segments"
+# On CPU, batched matrix products with saved probabilities beat the flash kernel's backward for short segments;
+# they keep heads * length^2 numbers a layer, which long segments cannot afford.
+DENSE_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class SegmentMask:
+    """Where a segment lies in the row, and what is added to its attention scores (0 or minus infinity)."""
+
+    start: int
+    stop: int
+    bias: Float[Tensor, "queries keys"]
+
+
+def segment_masks(
+    layout: Layout, dtype: torch.dtype, device: torch.device, window: int | None = None
+) -> tuple[SegmentMask, ...]:
+    """The mask of every segment of a packed layout; ``window`` limits how far back a token looks."""
+    masks = []
+    for segment in layout.segments:
+        allowed = segment.sees()
+        if window is not None and segment.length > window:
+            positions = layout.position_ids[0, segment.start : segment.stop]
+            allowed &= positions[:, None] - positions[None, :] < window
+        bias = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+        masks.append(SegmentMask(segment.start, segment.stop, bias.to(device)))
+    return tuple(masks)
+
+
+def register() -> None:
+    """Makes the attention known to transformers under ``NAME``."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(NAME, segment_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 heads tokens width"],
+    key: Float[Tensor, "1 groups tokens width"],
+    value: Float[Tensor, "1 groups tokens width"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Sequence[SegmentMask] | None = None,
+    windowed_segments: Sequence[SegmentMask] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, tokens, heads, width) out.
+
+    Raises ``NotImplementedError`` for variants it does not compute (score capping, sinks), which the log-prob
+    engine takes as the sign to use another path.
+    """
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if softcap is not None or s_aux is not None or dropout:
+        raise NotImplementedError("score capping, attention sinks and attention dropout")
+    masks = windowed_segments if sliding_window is not None and windowed_segments is not None else segments
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outputs = []
+    for mask in masks:
+        inside = slice(mask.start, mask.stop)
+        q, k, v = query[0, :, inside], key[0, :, inside], value[0, :, inside]
+        attend = _dense if mask.stop - mask.start <= DENSE_LENGTH and q.device.type == "cpu" else _flash
+        outputs.append(attend(q, k, v, mask.bias, scale).transpose(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    out = F.scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=bias, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
+    )
+    return out[0]
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    return _DenseAttention.apply(q, k, v, bias, scale)  # type: ignore[return-value]
+
+
+class _DenseAttention(torch.autograd.Function):
+    """softmax(q k^T scale + bias) v of one segment as batched matrix products, probabilities saved.
+
+    Heads that share a key are folded into the query rows, so grouped keys are never repeated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+        heads, tokens, width = q.shape
+        groups = k.shape[0]
+        q = (q * scale).reshape(groups, heads // groups * tokens, width)
+        k, v = k.contiguous(), v.contiguous()
+        scores = torch.bmm(q, k.transpose(1, 2)).view(heads, tokens, tokens)
+        probabilities = torch.softmax(scores.add_(bias), -1).view(groups, -1, tokens)
+        ctx.save_for_backward(q, k, v, probabilities)
+        ctx.scale = scale
+        return torch.bmm(probabilities, v).view(heads, tokens, width)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, probabilities = ctx.saved_tensors
+        heads, tokens, width = grad.shape
+        grad = grad.reshape(q.shape)
+        grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
+        grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
+        grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale).view(heads, tokens, width)
+        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+        return grad_q, grad_k, grad_v, None, None

@@ -1,0 +1,167 @@
+"""The data audit for the page: counts, lengths, findings and whatever else the file holds, put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from preftune.report.measures import (
+    Measure,
+    humanise,
+    names_a_share,
+    read_measure,
+    show_interval,
+    show_number,
+    show_plain,
+    show_value,
+)
+from preftune.report.run_files import finite, mapping
+
+SEVERITIES = ("error", "warning", "info")
+_SHOWN_ELSEWHERE = {"read", "used", "rejected", "lengths", "findings"}
+_MOST_FACTS, _DEEPEST = 60, 3
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of a table of facts: a label, its value, and a remark beneath such as an interval."""
+
+    label: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth the reader's attention, from the audit or from the watchers of the run."""
+
+    severity: str
+    title: str
+    what: str
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table: header words, then rows whose first cell is a label."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class AuditView:
+    """The audit as the template prints it; counts are None where the file lacks them."""
+
+    read: str | None
+    used: str | None
+    used_percent: float | None  # width of the bar only
+    reasons: list[Fact]
+    miscount: str
+    lengths: Table | None
+    facts: list[Fact]
+    findings: list[Finding]
+
+
+def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
+    """The audit in words, or None where there is none."""
+    if not audit:
+        return None
+    read, used = finite(audit.get("read")), finite(audit.get("used"))
+    rejected = mapping(audit.get("rejected"))
+    rest = {key: value for key, value in audit.items() if key not in _SHOWN_ELSEWHERE}
+    return AuditView(
+        read=None if read is None else show_number(read),
+        used=None if used is None else show_number(used),
+        used_percent=100 * used / read if read and used is not None and 0 <= used <= read else None,
+        reasons=[Fact(humanise(str(reason)), show_plain(count)) for reason, count in islice(rejected.items(), 40)],
+        miscount=_miscount(read, used, rejected),
+        lengths=_lengths(mapping(audit.get("lengths"))),
+        facts=list(islice(_facts(rest), _MOST_FACTS)),
+        findings=view_findings(audit.get("findings")),
+    )
+
+
+def view_findings(raw: Any) -> list[Finding]:
+    """Findings of either file, the gravest first; unknown severities count as information."""
+    found = [_finding(entry) for entry in raw if isinstance(entry, Mapping)] if isinstance(raw, list) else []
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _finding(entry: Mapping[str, Any]) -> Finding:
+    severity = str(entry.get("severity", "info")).lower()
+    title, what = (str(entry.get(key) or "") for key in ("title", "what"))
+    rows = entry.get("rows")
+    evidence = show_plain(entry["evidence"]) if entry.get("evidence") else ""
+    if rows:
+        evidence = f"{evidence} Rows: {_short_list(rows)}".strip()
+    return Finding(
+        severity=severity if severity in SEVERITIES else "info",
+        title=title or what or str(entry.get("id") or "Finding"),
+        what=what if title else "",
+        evidence=evidence,
+        remedy=str(entry.get("remedy") or entry.get("mend") or ""),
+    )
+
+
+def _short_list(rows: Any) -> str:
+    if not isinstance(rows, list):
+        return show_plain(rows)
+    more = f" and {len(rows) - 8:,} more" if len(rows) > 8 else ""
+    return ", ".join(show_plain(row) for row in rows[:8]) + more
+
+
+def _miscount(read: float | None, used: float | None, rejected: Mapping[str, Any]) -> str:
+    """A sentence where read is not used + left out; rows may never be lost silently."""
+    if read is None or used is None:
+        return ""
+    left_out = sum(finite(count) or 0.0 for count in rejected.values())
+    if read == used + left_out:
+        return ""
+    figures = (show_number(count) for count in (read, used, left_out))
+    return "The counts do not add up: {} rows read, {} used, {} left out.".format(*figures)
+
+
+def _lengths(lengths: Mapping[str, Any]) -> Table | None:
+    parts = {str(name): part for name, part in lengths.items() if isinstance(part, Mapping)}
+    columns = list(dict.fromkeys(str(key) for part in parts.values() for key in part))[:8]
+    if not columns:
+        return None
+    columns.sort(key=lambda key: (key != "n", _percentile(key), key))
+    rows = [[humanise(name), *(show_plain(part.get(key, "")) for key in columns)] for name, part in parts.items()]
+    return Table([humanise(key) for key in columns], rows[:12])
+
+
+def _percentile(key: str) -> float:
+    """Where a column belongs among the others: p5, median, p95, then anything else."""
+    named = {"min": 0.0, "median": 50.0, "max": 100.0}
+    if key in named:
+        return named[key]
+    return float(key[1:]) if key[:1] == "p" and key[1:].isdecimal() else 1000.0
+
+
+def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[Fact]:
+    for key, value in values.items():
+        label = f"{prefix}: {humanise(str(key)).lower()}" if prefix else humanise(str(key))
+        measure = read_measure(str(key), value)
+        if measure is not None:
+            yield Fact(_title(measure, prefix), show_value(_as_share(measure)), show_interval(_as_share(measure)))
+        elif isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from _facts(value, label, depth + 1)
+        elif isinstance(value, list) and len(value) > 8:
+            yield Fact(label, f"{len(value):,} entries")
+        elif isinstance(value, float) and names_a_share(str(key)):
+            yield Fact(label, "—", "not printed: n or interval is missing")
+        else:
+            yield Fact(label, show_plain(value))
+
+
+def _title(measure: Measure, prefix: str) -> str:
+    return f"{prefix}: {measure.title.lower()}" if prefix else measure.title
+
+
+def _as_share(measure: Measure) -> Measure:
+    return measure

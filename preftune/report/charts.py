@@ -1,0 +1,305 @@
+"""Charts as inline SVG: training curves and small before/after intervals, coloured by the page's own CSS.
+
+Matplotlib draws with stand-in colours that are replaced by CSS variables, so that one drawing serves light
+and dark. No foreign text ever enters a drawing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from preftune.report.measures import Measure, show_number
+from preftune.report.run_files import finite
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {
+    "ink": "#0a0a01",
+    "muted": "#0a0a02",
+    "rule": "#0a0a03",
+    "paper": "#0a0a04",
+    "blue": "#0a0a05",
+    "orange": "#0a0a06",
+    "grey": "#0a0a07",
+    "alarm": "#0a0a08",
+}
+_POINTS_A_LINE = 400
+_SMOOTH_FROM = 60  # fewer logged points are readable as they are
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric in a chart; ``keys`` are the names it may be logged under, the first found is drawn."""
+
+    label: str
+    colour: str
+    keys: tuple[str, ...]
+    is_evaluation: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Which metrics are drawn together; ``shows_shares`` makes the axis percent and prints no bare figures."""
+
+    name: str
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    shows_shares: bool = False
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A line's name and colour, and its last value where a bare value may be printed."""
+
+    label: str
+    colour: str
+    is_evaluation: bool
+    last: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart ready for the page."""
+
+    title: str
+    note: str
+    legend: list[LegendEntry]
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class _Series:
+    line: Line
+    steps: list[float]
+    values: list[float]
+    gaps: list[float]  # steps whose value was NaN or infinite
+
+
+def _train_and_eval(*names: str) -> tuple[Line, ...]:
+    return (
+        Line("training", "blue", names),
+        Line("held out", "orange", tuple(f"eval_{name}" for name in names), is_evaluation=True),
+    )
+
+
+CHARTS = (
+    Chart("loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")),
+    Chart(
+        "accuracy",
+        "Reward accuracy",
+        "Share of pairs whose chosen answer has the higher reward; dashed: a coin flip. "
+        "Training points are single batches, the measured accuracy with its interval is in the table above.",
+        _train_and_eval("rewards/accuracies"),
+        shows_shares=True,
+    ),
+    Chart(
+        "rewards",
+        "Rewards",
+        "Beta times the log-prob ratio to the reference, in nats; the margin is chosen minus rejected.",
+        (
+            Line("chosen", "blue", ("rewards/chosen",)),
+            Line("rejected", "orange", ("rewards/rejected",)),
+            Line("margin", "grey", ("rewards/margins",)),
+        ),
+    ),
+    Chart(
+        "logps",
+        "Log-probs of the answers",
+        "Sums over the answer's tokens, in nats.",
+        (Line("chosen", "blue", ("logps/chosen",)), Line("rejected", "orange", ("logps/rejected",))),
+    ),
+    Chart("reward", "Reward", "Mean score of the sampled answers.", _train_and_eval("reward")),
+    Chart("kl", "KL from the reference", "In nats.", _train_and_eval("kl", "objective/kl")),
+    Chart("entropy", "Entropy", "Mean over tokens, in nats.", _train_and_eval("entropy")),
+    Chart("length", "Answer length", "Mean, in tokens.", _train_and_eval("completions/mean_length")),
+    Chart("grad_norm", "Gradient norm", "Before clipping.", (Line("gradient norm", "blue", ("grad_norm",)),)),
+    Chart("learning_rate", "Learning rate", "", (Line("learning rate", "blue", ("learning_rate",)),)),
+)
+
+
+def training_charts(rows: Sequence[dict[str, Any]]) -> list[Drawing]:
+    """A drawing for every chart that has data; ``rows`` are metrics by ascending step."""
+    drawings = []
+    for chart in CHARTS:
+        series = [found for line in chart.lines if (found := _series(rows, line))]
+        if series:
+            drawings.append(_draw(chart, series))
+    return drawings
+
+
+def interval_chart(name: str, first: Measure | None, second: Measure | None, centre: float | None = None) -> Markup:
+    """Two dots with whiskers, the first hollow above, the second filled below; ``centre`` is a dashed line."""
+    ends = [end for m in (first, second) if m for end in (m.value, m.low, m.high) if end is not None]
+    if not ends:
+        return Markup("")
+    figure, axes = _figure(2.3, 0.42)
+    axes.set_position((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    for height, measure, colour in ((1.0, first, "grey"), (0.0, second, "blue")):
+        if measure:
+            _whisker(axes, measure, height, colour)
+    if centre is not None:
+        axes.axvline(centre, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        ends.append(centre)
+    pad = (max(ends) - min(ends)) * 0.08 or abs(ends[0]) * 0.08 or 1.0
+    axes.set_xlim(min(ends) - pad, max(ends) + pad)
+    axes.set_ylim(-0.7, 1.7)
+    return _to_svg(figure, f"interval-{name}", "Dots with 95% intervals; the figures stand beside them.")
+
+
+def _series(rows: Sequence[dict[str, Any]], line: Line) -> _Series | None:
+    for key in line.keys:
+        found = [(float(row["step"]), _number(row[key])) for row in rows if row.get(key) is not None]
+        if not found:
+            continue
+        kept = [(step, value) for step, value in found if math.isfinite(value)]
+        gaps = [step for step, value in found if not math.isfinite(value)]
+        return _Series(line, [step for step, _ in kept], [value for _, value in kept], gaps)
+    return None
+
+
+def _number(value: Any) -> float:
+    """Non-finite values stand in the file as text; they and anything else unreadable count as NaN."""
+    number = finite(value)
+    return math.nan if number is None else number
+
+
+def _draw(chart: Chart, series: list[_Series]) -> Drawing:
+    figure, axes = _figure(4.7, 2.15)
+    smoothed = 0
+    for one in series:
+        smoothed = max(smoothed, _draw_series(axes, one))
+    _style_axes(axes, chart, series)
+    gaps = sorted({step for one in series for step in one.gaps})
+    axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=_COLOURS["alarm"])
+    notes = [chart.note]
+    if smoothed:
+        notes.append(f"Thick: running mean over {smoothed} logged points; thin: the points.")
+    if gaps:
+        notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
+    if axes.get_yscale() == "log":
+        notes.append("Logarithmic axis.")
+    legend = [_legend_entry(chart, one) for one in series]
+    return Drawing(chart.title, " ".join(filter(None, notes)), legend, _to_svg(figure, chart.name, chart.title))
+
+
+def _draw_series(axes: Axes, series: _Series) -> int:
+    """Draws one line; gives the width of its running mean, 0 where none was needed."""
+    colour = _COLOURS[series.line.colour]
+    steps, values = series.steps, series.values
+    is_sparse = len(values) <= 2
+    marker = "o" if series.line.is_evaluation or is_sparse else ""
+    look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3.5, "markeredgewidth": 0}
+    if series.line.is_evaluation or len(values) < _SMOOTH_FROM:
+        axes.plot(*_thin(steps, values), linewidth=1.5, **look)
+        return 0
+    window = min(100, max(5, len(values) // 25))
+    axes.plot(*_thin(steps, values), linewidth=0.6, alpha=0.35, **look)
+    axes.plot(*_thin(steps, _running_mean(values, window)), linewidth=1.7, **look)
+    return window
+
+
+def _running_mean(values: list[float], window: int) -> list[float]:
+    """The mean of each value and up to ``window - 1`` before it."""
+    # Summed anew for each window: a running total would never recover from one value like 1e20.
+    stretches = (values[max(0, index + 1 - window) : index + 1] for index in range(len(values)))
+    return [sum(stretch) / len(stretch) for stretch in stretches]
+
+
+def _thin(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+    """At most about ``_POINTS_A_LINE`` points: lowest and highest of each stretch, so that spikes stay."""
+    stretch = math.ceil(2 * len(values) / _POINTS_A_LINE)
+    if stretch <= 2:
+        return steps, values
+    kept: set[int] = {0, len(values) - 1}
+    for start in range(0, len(values), stretch):
+        indices = range(start, min(start + stretch, len(values)))
+        kept |= {min(indices, key=values.__getitem__), max(indices, key=values.__getitem__)}
+    order = sorted(kept)
+    return [steps[index] for index in order], [values[index] for index in order]
+
+
+def _style_axes(axes: Axes, chart: Chart, series: list[_Series]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    values = [value for one in series for value in one.values]
+    middle = sorted(values)[len(values) // 2] if values else 0.0
+    if chart.name == "grad_norm" and values and min(values) > 0 and max(values) > 30 * middle:
+        axes.set_yscale("log")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=3))
+    scale, unit = (100.0, "%") if chart.shows_shares else (1.0, "")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:g}{unit}".replace("-", "−", 1)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.margins(x=0.02, y=0.1)
+    if chart.shows_shares:
+        axes.axhline(0.5, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+    elif values and min(values) < 0 < max(values):
+        axes.axhline(0.0, color=_COLOURS["muted"], linewidth=0.7, zorder=1)
+
+
+def _legend_entry(chart: Chart, series: _Series) -> LegendEntry:
+    last = show_number(series.values[-1]) if series.values and not chart.shows_shares else ""
+    return LegendEntry(series.line.label, series.line.colour, series.line.is_evaluation, last)
+
+
+def _whisker(axes: Axes, measure: Measure, height: float, colour: str) -> None:
+    if measure.low is not None and measure.high is not None:
+        axes.plot([measure.low, measure.high], [height, height], color=_COLOURS[colour], linewidth=1.6)
+        for end in (measure.low, measure.high):
+            axes.plot([end, end], [height - 0.22, height + 0.22], color=_COLOURS[colour], linewidth=1.2)
+    fill = _COLOURS["paper"] if colour == "grey" else _COLOURS[colour]
+    look: dict[str, Any] = {"markerfacecolor": fill, "markeredgecolor": _COLOURS[colour], "markeredgewidth": 1.4}
+    axes.plot([measure.value], [height], "o", markersize=5.0, **look)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of the given size in inches, without pyplot, so that nothing outlives the call."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    figure.patch.set_visible(False)
+    axes = figure.add_axes((0.115, 0.135, 0.875, 0.84))
+    axes.patch.set_visible(False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_COLOURS["muted"])
+    axes.spines["bottom"].set_linewidth(0.7)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=_COLOURS["muted"], pad=5)
+    axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _to_svg(figure: Figure, name: str, label: str) -> Markup:
+    """The figure as an ``<svg>`` element for an HTML page: ids unique by ``name``, no style that leaks."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    used = set(re.findall(r"#(\w+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
+    body = re.sub(r"; font-family: [^;\"]*", "", body)
+    for variable, stand_in in _COLOURS.items():
+        body = body.replace(stand_in, f"var(--{variable})")
+    width, height = (72 * float(inches) for inches in figure.get_size_inches())
+    head = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
+    return Markup(head + re.sub(r"\s*\n\s*", " ", body))
