@@ -1,4 +1,4 @@
-"""Attention over segments that lie end to end in one row: no padding, and a prompt's completions side by side.
+"""Attention over segments that lie end to end in one row: no padding, a prompt's completions side by side.
 
 Registered with transformers under one name, so that its own model code runs unchanged; where no segments are
 given (generation, a user's own call) it is transformers' SDPA attention.
@@ -6,7 +6,6 @@ given (generation, a user's own call) it is transformers' SDPA attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from preftune.models.layout import Layout
+from preftune.models.layout import Layout, Segment
 
 NAME = "preftune_segments"
-# On CPU, batched matrix products with saved probabilities beat the flash kernel's backward for short segments;
-# they keep heads * length^2 numbers a layer, which long segments cannot afford.
+# On CPU, batched matrix products with saved probabilities beat the flash kernel's backward for short
+# segments; they keep heads * length^2 numbers a layer, which long segments cannot afford.
 DENSE_LENGTH = 1024
 
 
@@ -32,19 +31,26 @@ class SegmentMask:
     bias: Float[Tensor, "queries keys"]
 
 
-def segment_masks(
-    layout: Layout, dtype: torch.dtype, device: torch.device, window: int | None = None
-) -> tuple[SegmentMask, ...]:
-    """The mask of every segment of a packed layout; ``window`` limits how far back a token looks."""
-    masks = []
-    for segment in layout.segments:
+class SegmentMasks:
+    """The masks of a packed layout, made once for each window that a layer asks for."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+        self._layout, self._dtype, self._device = layout, dtype, device
+        self.by_window: dict[int | None, tuple[SegmentMask, ...]] = {}
+
+    def within(self, window: int | None) -> tuple[SegmentMask, ...]:
+        """The mask of every segment; ``window`` limits how far back a token looks, itself included."""
+        if window not in self.by_window:
+            self.by_window[window] = tuple(self._mask(segment, window) for segment in self._layout.segments)
+        return self.by_window[window]
+
+    def _mask(self, segment: Segment, window: int | None) -> SegmentMask:
         allowed = segment.sees()
         if window is not None and segment.length > window:
-            positions = layout.position_ids[0, segment.start : segment.stop]
+            positions = self._layout.position_ids[0, segment.start : segment.stop]
             allowed &= positions[:, None] - positions[None, :] < window
-        bias = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
-        masks.append(SegmentMask(segment.start, segment.stop, bias.to(device)))
-    return tuple(masks)
+        bias = torch.zeros(allowed.shape, dtype=self._dtype).masked_fill_(~allowed, float("-inf"))
+        return SegmentMask(segment.start, segment.stop, bias.to(self._device))
 
 
 def register() -> None:
@@ -64,8 +70,7 @@ def segment_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: Sequence[SegmentMask] | None = None,
-    windowed_segments: Sequence[SegmentMask] | None = None,
+    segments: SegmentMasks | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -73,37 +78,46 @@ def segment_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, tokens, heads, width) out.
 
-    Raises ``NotImplementedError`` for variants it does not compute (score capping, sinks), which the log-prob
-    engine takes as the sign to use another path.
+    Raises ``NotImplementedError`` for variants it does not compute (score capping, sinks, position biases),
+    which the log-prob engine takes as the sign to use another path.
     """
+    if softcap is not None or s_aux is not None or kwargs.get("position_bias") is not None:
+        raise NotImplementedError("score capping, attention sinks or position biases")
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if softcap is not None or s_aux is not None or dropout:
-        raise NotImplementedError("score capping, attention sinks and attention dropout")
-    masks = windowed_segments if sliding_window is not None and windowed_segments is not None else segments
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     outputs = []
-    for mask in masks:
+    for mask in segments.within(sliding_window):
         inside = slice(mask.start, mask.stop)
         q, k, v = query[0, :, inside], key[0, :, inside], value[0, :, inside]
-        attend = _dense if mask.stop - mask.start <= DENSE_LENGTH and q.device.type == "cpu" else _flash
-        outputs.append(attend(q, k, v, mask.bias, scale).transpose(0, 1))
+        if mask.stop - mask.start <= DENSE_LENGTH and q.device.type == "cpu" and not dropout:
+            output = _dense(q, k, v, mask.bias, scale)
+        else:
+            output = _flash(q, k, v, mask.bias, scale, dropout)
+        outputs.append(output.transpose(0, 1))
     return torch.cat(outputs)[None], None
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    out = F.scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=bias, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
-    )
-    return out[0]
+def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float = 0.0) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q[None],
+        k[None],
+        v[None],
+        attn_mask=bias.to(q.dtype),
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=q.shape[0] != k.shape[0],
+    )[0]
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    return _DenseAttention.apply(q, k, v, bias, scale)  # type: ignore[return-value]
+    # Autocast would give products and softmax different dtypes, which the backward pass could not multiply.
+    with torch.autocast(q.device.type, enabled=False):
+        return _DenseAttention.apply(q, k.to(q.dtype), v.to(q.dtype), bias, scale)  # type: ignore[return-value]
 
 
 class _DenseAttention(torch.autograd.Function):

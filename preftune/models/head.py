@@ -25,10 +25,14 @@ class Head:
     def log_probs(
         self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, "targets"]
     ) -> tuple[Float[Tensor, "targets"], Float[Tensor, "targets"]]:
-        """log p(target) in nats, with gradients, and the entropy of each distribution, without; both float32."""
-        return _ChunkedLogProbs.apply(  # type: ignore[return-value]
-            hidden, self.module.weight, self.module.bias, targets, self.scale, self.softcap
-        )
+        """log p(target) in nats, with gradients, and each distribution's entropy, without; both float32."""
+        weight, bias, device = self.module.weight, self.module.bias, hidden.device.type
+        if torch.is_autocast_enabled(device):
+            weight = weight.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return _ChunkedLogProbs.apply(  # type: ignore[return-value]
+                hidden, weight, bias, targets, self.scale, self.softcap, torch.is_grad_enabled()
+            )
 
 
 def find_head(model: nn.Module) -> Head | None:
@@ -47,7 +51,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
     """Chunks of rows go through the head one after the other; softmax statistics are float32.
 
     In bfloat16 the target's logit is computed again in float32 from the hidden state: rounded near 20 it
-    would be off by 0.06 nats.
+    would be off by 0.06 nats. The normaliser takes the same value, or a sure token's log-prob would exceed 0.
     """
 
     @staticmethod
@@ -59,17 +63,21 @@ class _ChunkedLogProbs(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         softcap: float | None,
+        with_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         hidden = hidden.to(weight.dtype)
         n, vocab = hidden.shape[0], weight.shape[0]
         log_probs = hidden.new_empty(n, dtype=torch.float32)
         entropy, log_normaliser = torch.empty_like(log_probs), torch.empty_like(log_probs)
-        needs_grad = any(ctx.needs_input_grad)
-        save = needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
+        # Under no_grad needs_input_grad still says True for every parameter.
+        needs_grad = with_grad and any(ctx.needs_input_grad)
+        save = (
+            needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
+        )
         saved = hidden.new_empty(n, vocab) if save else None
         for rows in _chunks(n):
-            logits = _logits(hidden[rows], weight, bias, scale, softcap)
-            chosen = _target_logits(hidden[rows], weight, bias, targets[rows], logits, scale, softcap)
+            logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)
+            chosen = logits.gather(1, targets[rows, None])[:, 0]
             normaliser = torch.logsumexp(logits, -1)
             log_probs[rows], log_normaliser[rows] = chosen - normaliser, normaliser
             probabilities = (logits - normaliser[:, None]).exp_()
@@ -86,14 +94,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets, log_normaliser, saved = ctx.saved_tensors
         scale, softcap = ctx.scale, ctx.softcap
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for rows in _chunks(hidden.shape[0]):
             inner = None  # d softcap / d logit
             if saved is not None:
                 grad_logits = saved[rows] * (-grad[rows, None]).to(hidden.dtype)
             else:
-                logits = _logits(hidden[rows], weight, bias, scale, softcap)
+                logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)
                 if softcap is not None:
                     inner = 1 - (logits / softcap).square()
                 probabilities = logits.sub_(log_normaliser[rows, None]).exp_()
@@ -105,11 +113,17 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if scale != 1.0:
                 grad_logits *= scale
             torch.mm(grad_logits, weight, out=grad_hidden[rows])
-            if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.t(), hidden[rows])
+            if ctx.needs_input_grad[1]:
+                grad_weight = _add_product(grad_weight, grad_logits.t(), hidden[rows])
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        if grad_weight is None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)  # no target at all
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right) if total is None else total.addmm_(left, right)
 
 
 def _chunks(n: int) -> list[slice]:
@@ -117,27 +131,15 @@ def _chunks(n: int) -> list[slice]:
 
 
 def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
 ) -> Tensor:
     logits = torch.mm(hidden, weight.t()).float()
+    if weight.dtype != torch.float32:
+        exact = torch.linalg.vecdot(hidden.float(), weight[targets].float())
+        logits.scatter_(1, targets[:, None], exact[:, None])
     if bias is not None:
         logits += bias
     return _cap(logits * scale if scale != 1.0 else logits, softcap)
-
-
-def _target_logits(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    logits: Tensor,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
-    if weight.dtype == torch.float32:
-        return logits.gather(1, targets[:, None])[:, 0]
-    chosen = torch.linalg.vecdot(hidden.float(), weight[targets].float())
-    return _cap((chosen if bias is None else chosen + bias[targets]) * scale, softcap)
 
 
 def _cap(logits: Tensor, softcap: float | None) -> Tensor:

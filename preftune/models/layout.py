@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from preftune.errors import PreftuneError
+
 Tokens = Sequence[int]
 
 
@@ -93,11 +95,17 @@ class Layout:
 
 
 def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, pad_id: int = 0) -> Layout:
-    """The layout of ``groups``: prompts shared or repeated, rows padded or packed end to end into one."""
+    """The layout of ``groups``: prompts shared or repeated, rows padded or packed end to end into one.
+
+    Raises ``PreftuneError`` for a prompt or completion without tokens: without the one nothing predicts the
+    completion's first token, without the other there is nothing to predict.
+    """
+    _refuse_empty(groups)
     pieces: list[list[int]] = []
     positions: list[list[int]] = []
     shapes: list[tuple[int, tuple[int, ...]]] = []
-    offsets: list[list[tuple[int, int]]] = []  # per piece: (first index of completion, its length) in the piece
+    # Per piece, of each completion: the index of its first token in the piece, and its length.
+    offsets: list[list[tuple[int, int]]] = []
     for group in groups:
         branches = (group.completions,) if share_prompt else tuple((one,) for one in group.completions)
         for completions in branches:
@@ -131,6 +139,16 @@ def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, p
         sequence=torch.repeat_interleave(torch.tensor([len(completion) for completion in sequences])),
         n_sequences=len(sequences),
     )
+
+
+def _refuse_empty(groups: Sequence[Group]) -> None:
+    for index, group in enumerate(groups):
+        if not (len(group.prompt) and group.completions and all(len(one) for one in group.completions)):
+            raise PreftuneError(
+                "The prompt or a completion has no tokens.",
+                where=f"group {index} of the batch",
+                mend="Leave such rows out, or begin prompts with a BOS token.",
+            )
 
 
 def _place(pieces: list[list[int]], pad_to_rows: bool) -> tuple[list[int], list[int], int]:

@@ -1,9 +1,9 @@
 """Per-token and per-sequence log-probs of completions, by the cheapest path the model allows.
 
-Paths, cheapest first; each gives the same numbers (float32: within 1e-5 relative), and each is checked against
-the last on a small batch before it is used:
+Paths, cheapest first; each gives the same numbers (float32: within 1e-5 relative), and each is checked
+against the last on a small batch before it is used:
 
-``packed``  prompts shared, segments end to end in one row without padding, LM head on completion tokens only
+``packed``  prompts shared, segments end to end in one unpadded row, LM head on completion tokens only
 ``masked``  prompts shared, one padded row a prompt with a 4-D attention mask, LM head on completion tokens only
 ``plain``   one padded row a sequence, LM head on completion tokens only
 ``logits``  one padded row a sequence, the model's own full logits
@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from preftune.errors import PreftuneError
 from preftune.models import attention
-from preftune.models.head import Head, find_head
+from preftune.models.head import find_head
 from preftune.models.layout import Group, Layout, lay_out
 
 Path = Literal["packed", "masked", "plain", "logits"]
@@ -63,6 +64,7 @@ class LogProbEngine(nn.Module):
         self, model: nn.Module, *, path: Path | None = None, note: Callable[[str], None] | None = None
     ) -> None:
         super().__init__()
+        _refuse_unfit(model)
         self.model = model
         self.path: Path = path or choose_path(model, note or (lambda _: None))
         _use_attention(causal_model(model), self.path)
@@ -105,6 +107,22 @@ def choose_path(model: nn.Module, note: Callable[[str], None]) -> Path:
     return path
 
 
+def _refuse_unfit(model: nn.Module) -> None:
+    """Raises for models whose completions are not continuations of the tokens given."""
+    if getattr(causal_model(model).config, "is_encoder_decoder", False):
+        raise PreftuneError(
+            "An encoder-decoder model does not continue its prompt.",
+            where=type(model).__name__,
+            mend="Use a causal language model.",
+        )
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise PreftuneError(
+            "Adapters that put virtual tokens before the prompt are not supported.",
+            where=type(model).__name__,
+            mend="Use LoRA or another adapter inside the layers.",
+        )
+
+
 def causal_model(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT wrapper, or the model itself; adapters stay in effect."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
@@ -114,17 +132,17 @@ def _hidden_states(inner: Any, layout: Layout, path: Path) -> Float[Tensor, "tar
     body, device = inner.base_model, inner.device
     arguments: dict[str, Any] = {"use_cache": False, "position_ids": layout.position_ids.to(device)}
     if path == "packed":
-        window = _text_config(inner, "sliding_window")
+        segments = attention.SegmentMasks(layout, inner.dtype, device)
         # A ready 4-D mask keeps transformers from building one; the segments say what is seen.
         arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-        arguments["segments"] = attention.segment_masks(layout, inner.dtype, device)
-        if window is not None:
-            arguments["windowed_segments"] = attention.segment_masks(layout, inner.dtype, device, window)
+        arguments["segments"] = segments
     elif path == "masked":
         arguments["attention_mask"] = layout.attention_mask_4d().to(device)
     else:
         arguments["attention_mask"] = layout.attention_mask().to(device)
     hidden = body(input_ids=layout.input_ids.to(device), **arguments).last_hidden_state
+    if path == "packed" and _window(inner) and set(segments.by_window) <= {None}:
+        raise NotImplementedError("the layers keep their sliding window to themselves")
     return hidden.flatten(0, 1)[layout.predicted_from.to(device)]
 
 
@@ -148,7 +166,7 @@ def _why_not(model: nn.Module, path: Path, truth: Tensor) -> str | None:
         return "the LM head is more than one matrix"
     if path != "plain" and _text_config(inner, "attention_chunk_size"):
         return "attention is chunked"
-    if path == "masked" and _text_config(inner, "sliding_window"):
+    if path == "masked" and _window(inner):
         return "attention has a sliding window"
     before = inner.config._attn_implementation  # type: ignore[union-attr]
     try:
@@ -165,6 +183,8 @@ def _why_not(model: nn.Module, path: Path, truth: Tensor) -> str | None:
 
 def _use_attention(inner: Any, path: Path) -> None:
     if path == "packed":
+        if not inner._can_set_attn_implementation():
+            raise NotImplementedError("attention cannot be exchanged")
         attention.register()
         if inner.config._attn_implementation != attention.NAME:
             inner.set_attn_implementation(attention.NAME)
@@ -196,6 +216,15 @@ def _tolerance(truth: Tensor, inner: Any) -> float:
     """Nats by which two paths may differ through rounding alone."""
     relative = 1e-4 if inner.dtype == torch.float32 else 2e-2
     return relative * (1.0 + float(truth.abs().max()))
+
+
+def _window(inner: Any) -> int | None:
+    """How far back sliding attention looks; None where no layer slides."""
+    layer_types = _text_config(inner, "layer_types")
+    if layer_types and "sliding_attention" not in layer_types:
+        return None
+    names = ("sliding_window", "sliding_window_size", "window_size", "local_attention")
+    return next((window for name in names if (window := _text_config(inner, name))), None)
 
 
 def _text_config(inner: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from preftune.report.measures import (
-    Measure,
+    cut,
     humanise,
     names_a_share,
     read_measure,
@@ -21,7 +21,7 @@ from preftune.report.run_files import finite, mapping
 
 SEVERITIES = ("error", "warning", "info")
 _SHOWN_ELSEWHERE = {"read", "used", "rejected", "lengths", "findings"}
-_MOST_FACTS, _DEEPEST = 60, 3
+_MOST_FACTS, _MOST_REASONS, _MOST_FINDINGS, _DEEPEST = 60, 40, 100, 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Finding:
     title: str
     what: str
     evidence: str
+    rows: str
     remedy: str
 
 
@@ -77,7 +78,10 @@ def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
         read=None if read is None else show_number(read),
         used=None if used is None else show_number(used),
         used_percent=100 * used / read if read and used is not None and 0 <= used <= read else None,
-        reasons=[Fact(humanise(str(reason)), show_plain(count)) for reason, count in islice(rejected.items(), 40)],
+        reasons=[
+            Fact(humanise(str(reason)), show_plain(count))
+            for reason, count in islice(rejected.items(), _MOST_REASONS)
+        ],
         miscount=_miscount(read, used, rejected),
         lengths=_lengths(mapping(audit.get("lengths"))),
         facts=list(islice(_facts(rest), _MOST_FACTS)),
@@ -88,23 +92,38 @@ def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
 def view_findings(raw: Any) -> list[Finding]:
     """Findings of either file, the gravest first; unknown severities count as information."""
     found = [_finding(entry) for entry in raw if isinstance(entry, Mapping)] if isinstance(raw, list) else []
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))[:_MOST_FINDINGS]
+
+
+def show_row(row: Mapping[str, Any]) -> str:
+    """A row that was left out, on one line."""
+    return "; ".join(
+        f"{humanise(str(key))}: {cut(show_plain(value), 120)}" for key, value in islice(row.items(), 6)
+    )
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
     severity = str(entry.get("severity", "info")).lower()
     title, what = (str(entry.get(key) or "") for key in ("title", "what"))
-    rows = entry.get("rows")
-    evidence = show_plain(entry["evidence"]) if entry.get("evidence") else ""
-    if rows:
-        evidence = f"{evidence} Rows: {_short_list(rows)}".strip()
     return Finding(
         severity=severity if severity in SEVERITIES else "info",
         title=title or what or str(entry.get("id") or "Finding"),
         what=what if title else "",
-        evidence=evidence,
+        evidence=_evidence(entry.get("evidence")),
+        rows=_short_list(entry.get("rows") or []),
         remedy=str(entry.get("remedy") or entry.get("mend") or ""),
     )
+
+
+def _evidence(evidence: Any) -> str:
+    """Evidence as a sentence; named figures are held to the rule for shares like any other."""
+    if not isinstance(evidence, Mapping):
+        return show_plain(evidence) if evidence else ""
+    shown = (
+        f"{fact.label} {fact.value}" + (f" ({fact.remark})" if fact.remark else "")
+        for fact in _facts(evidence)
+    )
+    return "; ".join(islice(shown, 12)) + "."
 
 
 def _short_list(rows: Any) -> str:
@@ -126,21 +145,22 @@ def _miscount(read: float | None, used: float | None, rejected: Mapping[str, Any
 
 
 def _lengths(lengths: Mapping[str, Any]) -> Table | None:
-    parts = {str(name): part for name, part in lengths.items() if isinstance(part, Mapping)}
-    columns = list(dict.fromkeys(str(key) for part in parts.values() for key in part))[:8]
-    if not columns:
+    """One row a part (prompt, chosen, rejected), the columns as the file orders them."""
+    parts = {str(name): part for name, part in islice(lengths.items(), 12) if isinstance(part, Mapping)}
+    keys = list(dict.fromkeys(key for part in parts.values() for key in part))[:8]
+    if not keys:
         return None
-    columns.sort(key=lambda key: (key != "n", _percentile(key), key))
-    rows = [[humanise(name), *(show_plain(part.get(key, "")) for key in columns)] for name, part in parts.items()]
-    return Table([humanise(key) for key in columns], rows[:12])
+    rows = [[humanise(name), *(_length(part.get(key)) for key in keys)] for name, part in parts.items()]
+    return Table([str(key) for key in keys], rows)
 
 
-def _percentile(key: str) -> float:
-    """Where a column belongs among the others: p5, median, p95, then anything else."""
-    named = {"min": 0.0, "median": 50.0, "max": 100.0}
-    if key in named:
-        return named[key]
-    return float(key[1:]) if key[:1] == "p" and key[1:].isdecimal() else 1000.0
+def _length(value: Any) -> str:
+    number = finite(value)
+    return (
+        show_plain(value or "")
+        if number is None
+        else show_number(number, None if number == int(number) else 1)
+    )
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[Fact]:
@@ -148,7 +168,8 @@ def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
         label = f"{prefix}: {humanise(str(key)).lower()}" if prefix else humanise(str(key))
         measure = read_measure(str(key), value)
         if measure is not None:
-            yield Fact(_title(measure, prefix), show_value(_as_share(measure)), show_interval(_as_share(measure)))
+            title = f"{prefix}: {measure.title.lower()}" if prefix else measure.title
+            yield Fact(title, show_value(measure), show_interval(measure))
         elif isinstance(value, Mapping) and depth < _DEEPEST:
             yield from _facts(value, label, depth + 1)
         elif isinstance(value, list) and len(value) > 8:
@@ -156,12 +177,5 @@ def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
         elif isinstance(value, float) and names_a_share(str(key)):
             yield Fact(label, "—", "not printed: n or interval is missing")
         else:
-            yield Fact(label, show_plain(value))
-
-
-def _title(measure: Measure, prefix: str) -> str:
-    return f"{prefix}: {measure.title.lower()}" if prefix else measure.title
-
-
-def _as_share(measure: Measure) -> Measure:
-    return measure
+            number = finite(value)
+            yield Fact(label, show_plain(value) if number is None else show_number(number))

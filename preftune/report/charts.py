@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Which metrics are drawn together; ``shows_shares`` makes the axis percent and prints no bare figures."""
+    """Which metrics are drawn together; ``shows_shares`` makes the axis percent, without bare figures."""
 
     name: str
     title: str
@@ -75,6 +75,7 @@ class Drawing:
     note: str
     legend: list[LegendEntry]
     svg: Markup
+    is_smoothed: bool
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def _train_and_eval(*names: str) -> tuple[Line, ...]:
 
 
 CHARTS = (
-    Chart("loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")),
+    Chart(
+        "loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")
+    ),
     Chart(
         "accuracy",
         "Reward accuracy",
@@ -137,24 +140,22 @@ def training_charts(rows: Sequence[dict[str, Any]]) -> list[Drawing]:
     return drawings
 
 
-def interval_chart(name: str, first: Measure | None, second: Measure | None, centre: float | None = None) -> Markup:
-    """Two dots with whiskers, the first hollow above, the second filled below; ``centre`` is a dashed line."""
-    ends = [end for m in (first, second) if m for end in (m.value, m.low, m.high) if end is not None]
+def interval_chart(name: str, first: Measure | None, second: Measure | None) -> Markup:
+    """Two dots with whiskers, the first hollow above, the second filled below; nothing for a bare share."""
+    shown = [measure for measure in (first, second) if measure and measure.is_printable]
+    ends = [end for m in shown for end in (m.value, m.low, m.high) if end is not None]
     if not ends:
         return Markup("")
     figure, axes = _figure(2.3, 0.42)
     axes.set_position((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     for height, measure, colour in ((1.0, first, "grey"), (0.0, second, "blue")):
-        if measure:
+        if measure in shown and measure:
             _whisker(axes, measure, height, colour)
-    if centre is not None:
-        axes.axvline(centre, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        ends.append(centre)
     pad = (max(ends) - min(ends)) * 0.08 or abs(ends[0]) * 0.08 or 1.0
     axes.set_xlim(min(ends) - pad, max(ends) + pad)
     axes.set_ylim(-0.7, 1.7)
-    return _to_svg(figure, f"interval-{name}", "Dots with 95% intervals; the figures stand beside them.")
+    return _to_svg(figure, f"interval-{name}", "Before above, after below, with 95% intervals")
 
 
 def _series(rows: Sequence[dict[str, Any]], line: Line) -> _Series | None:
@@ -176,37 +177,36 @@ def _number(value: Any) -> float:
 
 def _draw(chart: Chart, series: list[_Series]) -> Drawing:
     figure, axes = _figure(4.7, 2.15)
-    smoothed = 0
-    for one in series:
-        smoothed = max(smoothed, _draw_series(axes, one))
+    drawn = [_draw_series(axes, one, may_smooth=chart.name != "learning_rate") for one in series]
     _style_axes(axes, chart, series)
     gaps = sorted({step for one in series for step in one.gaps})
     axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=_COLOURS["alarm"])
     notes = [chart.note]
-    if smoothed:
-        notes.append(f"Thick: running mean over {smoothed} logged points; thin: the points.")
     if gaps:
-        notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
+        notes.append(
+            f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks)."
+        )
     if axes.get_yscale() == "log":
         notes.append("Logarithmic axis.")
     legend = [_legend_entry(chart, one) for one in series]
-    return Drawing(chart.title, " ".join(filter(None, notes)), legend, _to_svg(figure, chart.name, chart.title))
+    svg = _to_svg(figure, chart.name, _describe(chart, series))
+    return Drawing(chart.title, " ".join(filter(None, notes)), legend, svg, any(drawn))
 
 
-def _draw_series(axes: Axes, series: _Series) -> int:
-    """Draws one line; gives the width of its running mean, 0 where none was needed."""
+def _draw_series(axes: Axes, series: _Series, may_smooth: bool) -> bool:
+    """Draws one line; true where a running mean lies over its points."""
     colour = _COLOURS[series.line.colour]
     steps, values = series.steps, series.values
     is_sparse = len(values) <= 2
     marker = "o" if series.line.is_evaluation or is_sparse else ""
     look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3.5, "markeredgewidth": 0}
-    if series.line.is_evaluation or len(values) < _SMOOTH_FROM:
+    if series.line.is_evaluation or len(values) < _SMOOTH_FROM or not may_smooth:
         axes.plot(*_thin(steps, values), linewidth=1.5, **look)
-        return 0
+        return False
     window = min(100, max(5, len(values) // 25))
     axes.plot(*_thin(steps, values), linewidth=0.6, alpha=0.35, **look)
     axes.plot(*_thin(steps, _running_mean(values, window)), linewidth=1.7, **look)
-    return window
+    return True
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:
@@ -238,8 +238,8 @@ def _style_axes(axes: Axes, chart: Chart, series: list[_Series]) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=3))
-    scale, unit = (100.0, "%") if chart.shows_shares else (1.0, "")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:g}{unit}".replace("-", "−", 1)))
+    show = _show_percent if chart.shows_shares else _show_tick
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.margins(x=0.02, y=0.1)
@@ -247,6 +247,28 @@ def _style_axes(axes: Axes, chart: Chart, series: list[_Series]) -> None:
         axes.axhline(0.5, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     elif values and min(values) < 0 < max(values):
         axes.axhline(0.0, color=_COLOURS["muted"], linewidth=0.7, zorder=1)
+
+
+def _show_percent(value: float) -> str:
+    return f"{100 * value:g}%"
+
+
+def _show_tick(value: float) -> str:
+    """Like "0.5", "−60" or "4.5e−6"."""
+    return re.sub(r"e([+-])0*", r"e\1", f"{value:.4g}").replace("-", "−").replace("e+", "e")
+
+
+def _describe(chart: Chart, series: list[_Series]) -> str:
+    """The chart in words for those who do not see it; shares keep their figures to the table."""
+    told = []
+    for one in series:
+        figures = ""
+        if one.values and not chart.shows_shares:
+            figures = f" from {show_number(one.values[0])} to {show_number(one.values[-1])}"
+        told.append(f"{one.line.label}{figures}")
+    steps = [step for one in series for step in one.steps]
+    span = f" over steps {min(steps):,.0f} to {max(steps):,.0f}" if steps else ""
+    return f"{chart.title}, line chart{span}: {'; '.join(told)}"
 
 
 def _legend_entry(chart: Chart, series: _Series) -> LegendEntry:
@@ -260,7 +282,11 @@ def _whisker(axes: Axes, measure: Measure, height: float, colour: str) -> None:
         for end in (measure.low, measure.high):
             axes.plot([end, end], [height - 0.22, height + 0.22], color=_COLOURS[colour], linewidth=1.2)
     fill = _COLOURS["paper"] if colour == "grey" else _COLOURS[colour]
-    look: dict[str, Any] = {"markerfacecolor": fill, "markeredgecolor": _COLOURS[colour], "markeredgewidth": 1.4}
+    look: dict[str, Any] = {
+        "markerfacecolor": fill,
+        "markeredgecolor": _COLOURS[colour],
+        "markeredgewidth": 1.4,
+    }
     axes.plot([measure.value], [height], "o", markersize=5.0, **look)
 
 

@@ -1,4 +1,4 @@
-"""Measured figures as text: a value with its unit, its 95% interval and n, and what a change amounts to.
+"""Measured figures as text: a value with its unit, its 95% interval and its n.
 
 A share (accuracy, rate) without n or interval is never printed.
 """
@@ -38,122 +38,120 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """True for a share between 0 and 1, which is printed in percent."""
-        if self.unit.lower() in _SHARE_UNITS:
-            return True
-        ends = [end for end in (self.value, self.low, self.high) if end is not None]
-        within = all(-1 <= end <= 1 for end in ends)
-        unit_allows = self.unit.lower() in _NO_UNITS | _PERCENT_UNITS
-        return within and unit_allows and bool(_SHARE_NAME.search(self.name))
+        """True for a share between 0 and 1, or a difference of two; it is printed in percent."""
+        return self.unit.lower() in _SHARE_UNITS or (
+            self.unit.lower() in _NO_UNITS and names_a_share(self.name)
+        )
+
+    @property
+    def is_printable(self) -> bool:
+        """False for a share that lacks n or interval."""
+        return self.has_interval or not (self.is_share or self.unit.lower() in _PERCENT_UNITS)
 
 
 def read_measure(name: str, raw: Any) -> Measure | None:
-    """The measure in a mapping with ``value``, ``low``, ``high``, ``n``; None where it has no finite value."""
+    """The measure in a mapping with ``value``, ``low``, ``high``, ``n``; None without a finite value."""
     if not isinstance(raw, Mapping):
         return None
-    value = finite(raw.get("value"))
+    value, low, high, count = (finite(raw.get(key)) for key in ("value", "low", "high", "n"))
     if value is None:
         return None
-    count = finite(raw.get("n"))
+    if low is None or high is None or low > high:
+        low = high = None
     return Measure(
         name=name,
         title=str(raw.get("title") or humanise(name)),
         explanation=str(raw.get("explanation") or ""),
-        unit=str(raw.get("unit") or ""),
+        unit=str(raw.get("unit") or "").strip(),
         value=value,
-        low=finite(raw.get("low")),
-        high=finite(raw.get("high")),
-        n=None if count is None else int(count),
+        low=low,
+        high=high,
+        n=int(count) if count is not None and count >= 1 else None,
     )
 
 
+def read_measures(raw: Any) -> dict[str, Measure]:
+    """Every readable measure of a mapping, by name, in the file's order."""
+    if not isinstance(raw, Mapping):
+        return {}
+    found = ((str(name), read_measure(str(name), entry)) for name, entry in raw.items())
+    return {name: measure for name, measure in found if measure is not None}
+
+
 def show_value(measure: Measure | None) -> str:
-    """The value with its unit, like "71.2%" or "1.38 nats"; a dash where it is missing or may not be printed."""
-    if measure is None or _is_bare_share(measure):
+    """The value with its unit, like "71.2%" or "1.38 nats"; a dash where it may not be printed."""
+    if measure is None or not measure.is_printable:
         return "—"
     return _with_unit(measure, [measure.value])[0]
-
-
-def show_difference(measure: Measure) -> str:
-    """A difference with its sign; for shares in percentage points."""
-    if measure.is_share:
-        return f"{_signed(100 * measure.value, 1)} points"
-    sign = "+" if measure.value > 0 else ""
-    return sign + show_value(measure)
 
 
 def show_interval(measure: Measure | None) -> str:
     """The interval and n, like "95% interval 66.6% to 75.4%, n = 400"; says so where they are missing."""
     if measure is None:
         return "not measured"
-    if _is_bare_share(measure):
+    if not measure.is_printable:
         return "not printed: n or interval is missing"
-    count = "" if measure.n is None else f"n = {measure.n:,}"
+    count = _count(measure)
     if measure.low is None or measure.high is None:
-        return f"no interval, {count}" if count else "no interval"
+        return f"no interval{count}"
     low, high = _with_unit(measure, [measure.low, measure.high], with_word=False)
-    return f"95% interval {low} to {high}" + (f", {count}" if count else "")
+    return f"95% interval {low} to {high}{count}"
 
 
-def describe_change(before: Measure | None, after: Measure | None) -> str:
-    """One sentence: does ``after`` lie outside the interval of ``before``, and do the intervals overlap?"""
-    if before is None or after is None:
-        return ""
-    if not before.has_interval or not after.has_interval:
-        return "No verdict: an interval is missing."
-    direction = compare(before, after)
-    if direction == "same":
-        return "Inside the interval of before: no measurable change."
-    word = "Above" if direction.endswith("higher") else "Below"
-    if direction.startswith("clearly"):
-        return f"{word} the interval of before; the two intervals do not overlap."
-    return f"{word} the interval of before, but the two intervals overlap."
+def show_difference(measure: Measure) -> str:
+    """A difference with its sign, like "+8.3 points" (for shares) or "−0.21 nats"; a dash as for values."""
+    if not measure.is_printable:
+        return "—"
+    if measure.is_share:
+        return f"{_signed(100 * measure.value)} points"
+    return ("+" if measure.value > 0 else "") + show_value(measure)
 
 
-def compare(before: Measure, after: Measure) -> str:
-    """"clearly higher", "higher", "same", "lower" or "clearly lower"; clearly: the intervals do not overlap."""
-    if before.low is None or before.high is None or after.low is None or after.high is None:
-        return "same"
-    if after.value > before.high:
-        return "clearly higher" if after.low > before.high else "higher"
-    if after.value < before.low:
-        return "clearly lower" if after.high < before.low else "lower"
-    return "same"
+def show_difference_interval(measure: Measure) -> str:
+    """The interval and n of a difference, in percentage points for shares."""
+    if not measure.is_share or measure.low is None or measure.high is None or measure.n is None:
+        return show_interval(measure)
+    return f"95% interval {_signed(100 * measure.low)} to {_signed(100 * measure.high)}{_count(measure)}"
 
 
 def show_number(value: float, decimals: int | None = None) -> str:
     """A number for readers: sensible decimals, thousands separated, a true minus sign."""
-    if value == int(value) and decimals is None and abs(value) < 1e15:
-        return _signed_text(f"{int(value):,}")
+    if decimals is None and value == int(value) and abs(value) < 1e15:
+        return _true_minus(f"{int(value):,}")
     if decimals is None:
         decimals = _decimals([value])
-    text = f"{value:.3g}" if 0 < abs(value) < 0.001 or abs(value) >= 1e9 else f"{value:,.{decimals}f}"
-    return _signed_text(text)
+    is_extreme = 0 < abs(value) < 0.001 or abs(value) >= 1e9
+    return _true_minus(f"{value:.3g}" if is_extreme else f"{value:,.{decimals}f}")
 
 
 def show_plain(value: Any) -> str:
-    """Any value of a settings or audit file as short text; containers are cut at a sane depth and length."""
+    """Any value of a settings or audit file as short text; long text and deep containers are cut."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:.10g}" if isinstance(value, float) else str(value)
-    return value if isinstance(value, str) else _SHORT.repr(value)
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if (
+        isinstance(value, list)
+        and len(value) <= 8
+        and all(isinstance(part, str | int | float) for part in value)
+    ):
+        return ", ".join(show_plain(part) for part in value)
+    return cut(value if isinstance(value, str) else _SHORT.repr(value), 600)
+
+
+def cut(text: str, longest: int) -> str:
+    """The text, or its beginning and how much was left out."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]} … ({len(text) - longest:,} more characters)"
 
 
 def humanise(key: str) -> str:
     """A key of a file as a label: "truncated_prompts" becomes "Truncated prompts"."""
-    percentile = re.fullmatch(r"p(\d{1,2})", key)
-    if percentile:
-        return f"{_ordinal(int(percentile[1]))} percentile"
     words = re.sub(r"[_\s]+", " ", key).strip()
     return words[:1].upper() + words[1:]
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
 
 
 def names_a_share(name: str) -> bool:
@@ -161,17 +159,16 @@ def names_a_share(name: str) -> bool:
     return bool(_SHARE_NAME.search(name))
 
 
-def _is_bare_share(measure: Measure) -> bool:
-    is_percent = measure.unit.lower() in _PERCENT_UNITS
-    return (measure.is_share or is_percent) and not measure.has_interval
+def _count(measure: Measure) -> str:
+    return "" if measure.n is None else f", n\u00a0=\u00a0{measure.n:,}"
 
 
 def _with_unit(measure: Measure, values: list[float], with_word: bool = True) -> list[str]:
     if measure.is_share:
-        return [f"{_signed(100 * value, 1, plus=False)}%" for value in values]
-    unit = measure.unit.strip()
-    decimals = _decimals([end for end in (measure.value, measure.low, measure.high) if end is not None])
-    shown = [show_number(value, decimals) for value in values]
+        return [_true_minus(f"{100 * value:.1f}%") for value in values]
+    ends = [end for end in (measure.value, measure.low, measure.high) if end is not None]
+    shown = [show_number(value, _decimals(ends)) for value in values]
+    unit = measure.unit
     if unit.lower() in _PERCENT_UNITS:
         return [f"{value}%" for value in shown]
     if unit.lower() in _NO_UNITS or not with_word:
@@ -185,14 +182,14 @@ def _decimals(values: list[float]) -> int:
         return 0
     if largest >= 100:
         return 1
-    return 2 if largest >= 10 else 3
+    return 2 if largest >= 1 else 3
 
 
-def _signed(value: float, decimals: int, plus: bool = True) -> str:
-    return _signed_text(f"{value:+.{decimals}f}" if plus else f"{value:.{decimals}f}")
+def _signed(value: float) -> str:
+    return _true_minus(f"{value:+.1f}")
 
 
-def _signed_text(text: str) -> str:
+def _true_minus(text: str) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 

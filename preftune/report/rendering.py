@@ -6,9 +6,11 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from preftune.errors import PreftuneError
+from preftune.report.measures import show_interval, show_value
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -19,10 +21,10 @@ _VISIBLE |= {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
 
 
 def write_page(template: str, path: Path, **context: Any) -> Path:
-    """Fills the template and writes it to ``path``; raises PreftuneError where the disk refuses."""
-    page = _environment().get_template(template).render(**context, version=_version())
+    """Fills the template and puts it at ``path`` whole or not at all; PreftuneError on a full disk."""
+    page = _environment().get_template(template).render(**context, made_by=f"preftune {_version()}".strip())
     try:
-        path.write_text(page, encoding="utf-8", newline="\n")
+        _replace(path, page)
     except OSError as error:
         raise PreftuneError(
             f"The page could not be written: {error.strerror}.",
@@ -30,6 +32,16 @@ def write_page(template: str, path: Path, **context: Any) -> Path:
             mend="Free some space or give a folder that can be written to.",
         ) from error
     return path
+
+
+def _replace(path: Path, page: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".report-{token_hex(6)}.tmp")
+    try:
+        aside.write_text(page, encoding="utf-8", newline="\n")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:
@@ -42,7 +54,7 @@ def printable(text: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("preftune.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -50,6 +62,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"show_value": show_value, "show_interval": show_interval}
+    return environment
 
 
 def _finalize(value: Any) -> Any:

@@ -19,8 +19,9 @@ FILES = {
     "audit.json": "the audit of the data",
     "eval.json": "the measurement before and after",
     "samples.jsonl": "the answers on held-out prompts",
+    "findings.json": "what was noticed during training",
+    "rejected.jsonl": "the rows that were left out",
 }
-OPTIONAL_FILES = ("findings.json", "rejected.jsonl")
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,26 @@ class RunFiles:
 def read_run(run: Path) -> RunFiles:
     """The files of a run; raises PreftuneError only where the folder is no run at all."""
     if not run.is_dir():
-        raise PreftuneError("There is no run folder here.", where=str(run), mend="Give the --output of a run.")
-    if not any((run / name).exists() for name in (*FILES, *OPTIONAL_FILES)):
-        known = ", ".join(FILES)
-        raise PreftuneError("This folder holds no run.", where=str(run), mend=f"One of {known} is needed.")
+        raise PreftuneError(
+            "There is no run folder here.", where=str(run), mend="Give the --output of a run."
+        )
+    if not any((run / name).exists() for name in FILES):
+        mend = f"At least one of {', '.join(FILES)} is needed."
+        raise PreftuneError("This folder holds no run.", where=str(run), mend=mend)
     problems: list[str] = []
     metrics = _read_lines(run / "metrics.jsonl", problems)
+    audit = _read_mapping(run / "audit.json", problems)
+    rejected = run / "rejected.jsonl"
+    is_rejected_due = rejected.exists() or any(mapping(audit.get("rejected")).values())
     return RunFiles(
         folder=run,
         config=_read_mapping(run / "config.yaml", problems),
         metrics=_merge_steps(metrics),
-        audit=_read_mapping(run / "audit.json", problems),
+        audit=audit,
         evaluation=_read_mapping(run / "eval.json", problems),
         samples=_read_lines(run / "samples.jsonl", problems),
         findings=_read_findings(run / "findings.json", problems),
-        rejected=_read_lines(run / "rejected.jsonl", problems),
+        rejected=_read_lines(rejected, problems) if is_rejected_due else [],
         checkpoints=_list_checkpoints(run / "checkpoints"),
         model_kind=_model_kind(run / "model"),
         problems=problems,
@@ -130,8 +136,7 @@ def _read_text(path: Path, problems: list[str]) -> str | None:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        if path.name in FILES:
-            problems.append(f"{path.name} is not there: {FILES[path.name]} cannot be shown.")
+        problems.append(f"{path.name} is not there: {FILES[path.name]} cannot be shown.")
     except OSError as error:
         problems.append(f"{path.name} could not be opened ({error.strerror}).")
     return None
@@ -158,7 +163,9 @@ def _merge_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _list_checkpoints(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    names = (re.fullmatch(r"step-(\d{1,12})", entry.name, re.ASCII) for entry in folder.iterdir() if entry.is_dir())
+    names = (
+        re.fullmatch(r"step-(\d{1,12})", entry.name, re.ASCII) for entry in folder.iterdir() if entry.is_dir()
+    )
     return sorted(int(name[1]) for name in names if name)
 
 

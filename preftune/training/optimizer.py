@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from preftune.training.settings import TrainingConfig
+
+# Gradients are turned into float32 in pieces that stay in the cache: a whole embedding matrix at once costs
+# fresh pages from the system at every step (a third of the optimiser's time on two cores).
+PIECE = 2**19
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -14,7 +20,7 @@ class MasterAdamW(torch.optim.Optimizer):
 
     Parameters in a lower precision get a float32 master copy; the parameter is its rounding. Gradients are
     multiplied by the group's ``grad_scale`` on the way in, which saves a pass over them for clipping, and are
-    freed as they are consumed, so that at most one is held in float32.
+    freed as they are consumed. ``bank`` sums the gradients of micro-batches in float32.
     """
 
     def __init__(
@@ -27,36 +33,94 @@ class MasterAdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "grad_scale": 1.0}
         super().__init__(params, defaults)
+        self._banked: dict[Tensor, Tensor] = {}
+
+    def parameters(self) -> list[Tensor]:
+        """Every parameter, in the order given."""
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def gradients(self) -> list[Tensor]:
+        """The gradient of every parameter that has one, banked ones first."""
+        return [g for p in self.parameters() if (g := self._gradient(p)) is not None]
+
+    @torch.no_grad()
+    def bank(self) -> None:
+        """Adds the gradients at hand to float32 sums and frees them; float32 ones sum up where they are."""
+        for parameter in self.parameters():
+            gradient = parameter.grad
+            if gradient is None or gradient.dtype == torch.float32:
+                continue
+            if parameter in self._banked:
+                self._banked[parameter] += gradient
+            else:
+                self._banked[parameter] = gradient.float()
+            parameter.grad = None
+
+    def step_with(self, learning_rate: float, grad_scale: float = 1.0) -> None:
+        """One update with this learning rate, gradients multiplied by ``grad_scale``."""
+        for group in self.param_groups:
+            group["lr"], group["grad_scale"] = learning_rate, grad_scale
+        self.step()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+                gradient = self._gradient(parameter)
+                if gradient is not None:
+                    self._update(parameter, gradient, group)
                     parameter.grad = None
+                    self._banked.pop(parameter, None)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients, banked ones included."""
+        super().zero_grad(set_to_none)
+        self._banked.clear()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, for a checkpoint."""
+        return {
+            f"{number}.{key}": value
+            for number, parameter in enumerate(self.parameters())
+            for key, value in self.state.get(parameter, {}).items()
+        }
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from what ``tensors`` gave."""
+        parameters = self.parameters()
+        self.state.clear()
+        for name, value in tensors.items():
+            number, key = name.split(".", 1)
+            parameter = parameters[int(number)]
+            self.state[parameter][key] = value.to(parameter.device)
+
+    def _gradient(self, parameter: Tensor) -> Tensor | None:
+        return self._banked.get(parameter, parameter.grad)
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter] or self._start(parameter)
-        master = state.get("master", parameter)
-        gradient = parameter.grad.to(torch.float32)  # type: ignore[union-attr]
-        torch._fused_adamw_(
-            [master],
-            [gradient.mul_(group["grad_scale"]) if group["grad_scale"] != 1.0 else gradient],
-            [state["exp_avg"]],
-            [state["exp_avg_sq"]],
-            [],
-            [state["step"].add_(1)],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
-        if master is not parameter:
-            parameter.copy_(master)
+        state["step"] += 1
+        for piece in _pieces(parameter, gradient, state.get("master"), state["exp_avg"], state["exp_avg_sq"]):
+            values, part, master, exp_avg, exp_avg_sq = piece
+            wide = part.to(torch.float32)  # type: ignore[union-attr]
+            torch._fused_adamw_(
+                [values if master is None else master],
+                [wide if group["grad_scale"] == 1.0 else wide * group["grad_scale"]],
+                [exp_avg],
+                [exp_avg_sq],
+                [],
+                [state["step"]],
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+            if master is not None:
+                values.copy_(master)  # type: ignore[union-attr]
 
     def _start(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
@@ -68,9 +132,38 @@ class MasterAdamW(torch.optim.Optimizer):
         return state
 
 
+def build_optimizer(module: nn.Module, learning_rate: float, settings: TrainingConfig) -> MasterAdamW:
+    """The optimiser of all trainable parameters; vectors (norms, biases) are not decayed."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return MasterAdamW([g for g in groups if g["params"]], learning_rate, betas, settings.adam_epsilon)
+
+
 @torch.no_grad()
-def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, accumulated in float32."""
     # vector_norm with dtype=float32 on bfloat16 takes a slow path on CPU; converting first does not.
-    norms = [p.grad.float().norm() for p in parameters if p.grad is not None]
+    norms = [piece.float().norm() for gradient in gradients for (piece,) in _pieces(gradient)]  # type: ignore[union-attr]
     return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+def first_non_finite(module: nn.Module, optimizer: MasterAdamW) -> str:
+    """The name of the first parameter whose gradient is not finite."""
+    for name, parameter in module.named_parameters():
+        gradient = optimizer._gradient(parameter)
+        if gradient is not None and not torch.isfinite(gradient).all():
+            return name
+    return "all parameters together"
+
+
+def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
+    """Matching flat views of tensors of one size, ``PIECE`` numbers at a time on CPU; None stays None."""
+    flat = [None if tensor is None else tensor.reshape(-1) for tensor in tensors]
+    size = flat[0].numel()  # type: ignore[union-attr]
+    step = PIECE if flat[0].device.type == "cpu" else max(size, 1)  # type: ignore[union-attr]
+    for begin in range(0, size, step):
+        yield tuple(None if tensor is None else tensor[begin : begin + step] for tensor in flat)

@@ -1,0 +1,368 @@
+"""Configs: a frozen pydantic model from a YAML file and the command line, and back to YAML.
+
+Every config is flat, frozen and forbids extra fields. What is wrong with a file is told in one message, a
+problem a line, each with its key, its place and its mend. TRL's keys are understood: see ``trl_keys``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    TypeVar,
+)
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from preftune.errors import PreftuneError
+from preftune.field_types import (
+    PLAIN_PATTERNS,
+    expected,
+    fit_scalar,
+    item_annotation,
+    plain_kinds,
+    plain_scalar,
+)
+from preftune.trl_keys import NO_EFFECT, RENAMED, UNSUPPORTED
+
+M = TypeVar("M", bound=BaseModel)
+
+# What `config.yaml` of a run says beside the settings; read again, these are passed over.
+RECORD_KEYS: Final = frozenset({"versions", "data_fingerprint", "method", "reference", "command"})
+COMMAND_LINE: Final = "command line"
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[M]):
+    """A config, what the user should be told about it, and the fields that the user set."""
+
+    config: M
+    notes: tuple[str, ...]
+    given: frozenset[str]
+
+
+class _Setting(NamedTuple):
+    key: str  # as the user wrote it
+    value: Any
+    place: str | None  # "train.yaml:3", "command line", or None for values that the program brought
+
+    @property
+    def name(self) -> str:
+        return shown_key(self.key, self.place)
+
+
+class _Chosen(NamedTuple):
+    settings: dict[str, _Setting]  # by our field names
+    notes: list[str]
+    problems: list[PreftuneError]
+
+
+def load_config(
+    cls: type[M], *, file: Path | None, values: Mapping[str, Any], base: Mapping[str, Any] | None = None
+) -> Loaded[M]:
+    """The config from ``base``, over it the YAML file, over it ``values`` of the command line.
+
+    PreftuneError names each unknown or ill-typed key with its place and the nearest key or expected type.
+    """
+    from_base = {key: _Setting(key, value, None) for key, value in (base or {}).items()}
+    in_file, file_problems = _read_settings(file, cls) if file else ([], [])
+    from_file = _choose(in_file, cls, record_keys=RECORD_KEYS)
+    from_line = _choose([_Setting(key, value, COMMAND_LINE) for key, value in values.items()], cls)
+    problems = [*file_problems, *from_file.problems, *from_line.problems]
+
+    settings = {**from_base, **from_file.settings, **from_line.settings}
+    config, invalid = _validate(cls, settings, file)
+    if problems or config is None:
+        raise one_error([*problems, *invalid])
+    given = frozenset(from_file.settings) | frozenset(from_line.settings)
+    return Loaded(config, (*from_file.notes, *from_line.notes), given)
+
+
+def dump_config(config: BaseModel, extra: Mapping[str, Any]) -> str:
+    """YAML text with every value, defaults included, then the extras; ``load_config`` reads it again."""
+    unreadable = set(extra) - RECORD_KEYS
+    if unreadable:
+        raise ValueError(
+            f"load_config would refuse {sorted(unreadable)}; RECORD_KEYS lists what it passes over."
+        )
+    record = {**config.model_dump(mode="json"), **extra}
+    return yaml.dump(record, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def unknown_key(key: str, cls: type[BaseModel], place: str | None) -> PreftuneError:
+    """The error for a key that no config has, with the nearest one that exists."""
+    plain = key.strip().lower().replace("-", "_")
+    nearest = difflib.get_close_matches(plain, known_keys(cls), n=1)
+    mend = f"Did you mean {shown_key(nearest[0], place)}?" if nearest else "--help lists the settings."
+    return PreftuneError(f"There is no setting {shown_key(key, place)}.", where=place, mend=mend)
+
+
+def shown_key(key: str, place: str | None) -> str:
+    """The key as the user types it there."""
+    return f"--{key}" if place == COMMAND_LINE else key
+
+
+def known_keys(cls: type[BaseModel]) -> list[str]:
+    """Our field names first, then the TRL keys that are understood."""
+    ours = list(cls.model_fields)
+    return ours + [key for key in (*RENAMED, *NO_EFFECT, *UNSUPPORTED) if key not in cls.model_fields]
+
+
+def one_error(problems: Sequence[PreftuneError]) -> PreftuneError:
+    """The single problem, or all of them as one error, a line each."""
+    if len(problems) == 1:
+        return problems[0]
+    return PreftuneError("\n".join(str(problem) for problem in problems))
+
+
+# --- the file -------------------------------------------------------------------------------------------
+
+
+def _read_settings(file: Path, cls: type[BaseModel]) -> tuple[list[_Setting], list[PreftuneError]]:
+    """The file's top-level settings with their lines, and the keys it gives twice."""
+    loader = _Loader(_read_text(file))
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return [], []
+        if not isinstance(root, yaml.MappingNode):
+            raise PreftuneError(
+                "A config is a list of `key: value` lines.",
+                where=f"{file}:{_line(root)}",
+                mend="Put a key before each value, for example `beta: 0.1`.",
+            )
+        problems = [_repeated(file, *repeat) for repeat in _repeated_keys(root)]
+        return [_setting(loader, key, node, file, cls) for key, node in root.value], problems
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise PreftuneError(
+            f"This is not YAML: {error.problem or error.context}.",
+            where=f"{file}:{mark.line + 1}" if mark else str(file),
+            mend="Each setting is a line `key: value`; put text with special characters in quotes.",
+        ) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise PreftuneError(f"This is not YAML that can be read: {error}.", where=str(file)) from error
+    finally:
+        loader.dispose()
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PreftuneError(
+            f"The config cannot be read: {error.strerror}.", where=str(file), mend="Check the path."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PreftuneError(
+            "The config is not UTF-8 text.", where=str(file), mend="Save it as UTF-8."
+        ) from error
+
+
+def _repeated_keys(node: yaml.Node, seen: set[int] | None = None) -> Iterator[tuple[str, int, int]]:
+    """Each key that a mapping has twice, at any depth: key, first line, second line."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:  # an alias may point back to where it stands
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated_keys(item, seen)
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in first:
+                yield key.value, first[key.value], _line(key)
+            elif isinstance(key, yaml.ScalarNode):
+                first[key.value] = _line(key)
+            yield from _repeated_keys(value, seen)
+
+
+def _repeated(file: Path, key: str, first: int, second: int) -> PreftuneError:
+    return PreftuneError(
+        f"{key} is given twice, in lines {first} and {second}.", where=f"{file}:{second}", mend="Keep one."
+    )
+
+
+def _setting(loader: _Loader, key: yaml.Node, node: yaml.Node, file: Path, cls: type[BaseModel]) -> _Setting:
+    place = f"{file}:{_line(key)}"
+    if not isinstance(key, yaml.ScalarNode):
+        raise PreftuneError("A key is one word.", where=place, mend="Write `key: value`.")
+    name = RENAMED.get(key.value, (key.value,))[0] if key.value not in cls.model_fields else key.value
+    field = cls.model_fields.get(name)
+    return _Setting(key.value, _construct(loader, node, field.annotation if field else Any), place)
+
+
+def _construct(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
+    """The node's value; unquoted words are read as what the field takes, so `run_name: 12` is text."""
+    kinds = plain_kinds(annotation)
+    if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in _PLAIN_TAGS:
+        return fit_scalar(node.value, kinds)
+    if isinstance(node, yaml.SequenceNode) and list in kinds:
+        item = item_annotation(annotation)
+        return [_construct(loader, part, item) for part in node.value]
+    return loader.construct_document(node)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+# --- which setting is whose -----------------------------------------------------------------------------
+
+
+def _choose(
+    settings: Sequence[_Setting], cls: type[BaseModel], record_keys: frozenset[str] = frozenset()
+) -> _Chosen:
+    """The settings by our field names, with TRL's keys translated, noted or refused."""
+    chosen = _Chosen({}, [], [])
+    for setting in settings:
+        key, value, place = setting
+        is_ours = key in cls.model_fields
+        if key in UNSUPPORTED and not _asks_nothing(value, UNSUPPORTED[key][0]):
+            chosen.problems.append(_refused(setting))
+        elif is_ours:
+            _put(chosen, key, setting)
+        elif key in record_keys or key in UNSUPPORTED:
+            continue
+        elif key in RENAMED and RENAMED[key][0] in cls.model_fields:
+            name, remark = RENAMED[key]
+            tail = f", {remark}." if remark else "."
+            chosen.notes.append(f"{place}: {setting.name} is read as {name}{tail}")
+            _put(chosen, name, setting)
+        elif key in NO_EFFECT:
+            if value is not None:
+                chosen.notes.append(f"{place}: {setting.name} has no effect: {NO_EFFECT[key]}.")
+        else:
+            chosen.problems.append(unknown_key(key, cls, place))
+    return chosen
+
+
+def _put(chosen: _Chosen, name: str, setting: _Setting) -> None:
+    """Keeps the setting; two names of one field may stand together only where they agree."""
+    other = chosen.settings.setdefault(name, setting)
+    if other.value != setting.value:
+        chosen.problems.append(
+            PreftuneError(
+                f"{setting.name} and {other.name} are the same setting with different values.",
+                where=setting.place,
+                mend=f"Keep one, best as {name}.",
+            )
+        )
+
+
+def _asks_nothing(value: Any, allowed: tuple[Any, ...]) -> bool:
+    meant = fit_scalar(value, frozenset({bool, float, str})) if isinstance(value, str) else value
+    return value is None or value in allowed or meant in allowed
+
+
+def _refused(setting: _Setting) -> PreftuneError:
+    what = f"{setting.name} is not supported as {_shown(setting.value)}."
+    return PreftuneError(what, where=setting.place, mend=UNSUPPORTED[setting.key][1])
+
+
+# --- are the values right -------------------------------------------------------------------------------
+
+
+def _validate(
+    cls: type[M], settings: Mapping[str, _Setting], file: Path | None
+) -> tuple[M | None, list[PreftuneError]]:
+    """The config, or what is wrong with the values: one problem a field."""
+    problems: dict[str, PreftuneError] = {}
+    values: dict[str, Any] = {}
+    for name, setting in settings.items():
+        annotation = cls.model_fields[name].annotation if name in cls.model_fields else Any
+        values[name] = _as_list_or_item(setting.value, annotation)
+        # Pydantic would take true for 1.
+        if isinstance(setting.value, bool) and not plain_kinds(annotation) & {bool, object}:
+            problems[name] = _ill_typed(setting, name, annotation)
+    try:
+        config = cls.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors():
+            name = str(detail["loc"][0]) if detail["loc"] else ""
+            problems.setdefault(name, _invalid(cls, name, detail, settings, file))
+        return None, list(problems.values())
+    return (None if problems else config), list(problems.values())
+
+
+def _as_list_or_item(value: Any, annotation: Any) -> Any:
+    """`report_to: wandb` for a field of lists, and TRL's `loss_type: [sigmoid]` for a field of one."""
+    kinds = plain_kinds(annotation)
+    if object in kinds:
+        return value
+    if isinstance(value, list) and len(value) == 1 and list not in kinds:
+        return value[0]
+    if isinstance(value, str) and list in kinds and str not in kinds:
+        return [value]
+    return value
+
+
+def _invalid(
+    cls: type[BaseModel],
+    name: str,
+    detail: ErrorDetails,
+    settings: Mapping[str, _Setting],
+    file: Path | None,
+) -> PreftuneError:
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message if message.endswith((".", "?", "!")) else f"{message}."
+    if not name:
+        return PreftuneError(message, where=str(file) if file else None)
+    if detail["type"] == "missing":
+        mend = f"Give --{name}, or a line `{name}: ...` in the config file."
+        return PreftuneError(f"{name} is not given.", where=str(file) if file else None, mend=mend)
+
+    setting = settings.get(name, _Setting(name, detail["input"], None))
+    if name not in cls.model_fields:
+        return unknown_key(name, cls, setting.place)
+    if detail["type"] in ("value_error", "assertion_error"):
+        told = message if name in message else f"{setting.name}: {message}"
+        return PreftuneError(told, where=setting.place)
+    if message.startswith("Input should be ") and detail["type"].startswith(("greater_", "less_")):
+        told = message.removeprefix("Input ").removesuffix(".")
+        return PreftuneError(f"{setting.name} {told}, not {_shown(setting.value)}.", where=setting.place)
+    return _ill_typed(setting, name, cls.model_fields[name].annotation)
+
+
+def _ill_typed(setting: _Setting, name: str, annotation: Any) -> PreftuneError:
+    what = f"{setting.name} should be {expected(annotation)}, not {_shown(setting.value)}."
+    mend = UNSUPPORTED[name][1] if name in UNSUPPORTED else None
+    return PreftuneError(what, where=setting.place, mend=mend)
+
+
+def _shown(value: Any) -> str:
+    words = {True: "true", False: "false", None: "null"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- YAML -----------------------------------------------------------------------------------------------
+
+
+_PLAIN_TAGS = frozenset({*PLAIN_PATTERNS, "tag:yaml.org,2002:str"})
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's plain words: in 1.1 `eval_strategy: no` is false and `1e-6` is text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts text in quotes where YAML 1.1 or 1.2 would read it as something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern in PLAIN_PATTERNS.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, None)
+    _Loader.add_constructor(_tag, lambda _loader, node: plain_scalar(node.value))
+    _Dumper.add_implicit_resolver(_tag, _pattern, None)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<\Z"), ["<"])

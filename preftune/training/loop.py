@@ -1,0 +1,190 @@
+"""THE loop: batches and a step go in, a trained module comes out. It knows no method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from preftune.errors import PreftuneError
+from preftune.training.metrics import Averages, MetricsLog
+from preftune.training.optimizer import MasterAdamW, build_optimizer, first_non_finite, gradient_norm
+from preftune.training.schedule import learning_rates
+from preftune.training.settings import TrainingConfig
+from preftune.training.state import LoopState, restore_state, save_state
+from preftune.training.stopping import StopRequest
+from preftune.training.throughput import Throughput
+
+Batch = TypeVar("Batch")
+MOST_NON_FINITE_IN_A_ROW = 5
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a step makes of one micro-batch: the loss summed over its items, and figures as (sum, weight)."""
+
+    loss_sum: Tensor
+    items: int
+    tokens: int
+    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
+
+
+@dataclass(frozen=True)
+class Work(Generic[Batch]):
+    """What is trained and how a step is computed; steps are counted from 0.
+
+    ``micro_batches(step)`` gives this process's part of a step, ``items(step)`` the items of the step over all
+    processes: each item weighs the same, however the step is cut into micro-batches. ``compute(module, batch)``
+    runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be equal when resumed.
+    """
+
+    module: nn.Module
+    micro_batches: Callable[[int], Sequence[Batch]]
+    items: Callable[[int], int]
+    compute: Callable[[nn.Module, Batch], Computed]
+    name: Callable[[Batch], str]
+    evaluate: Callable[[int], Mapping[str, float]]
+    steps_per_epoch: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told while the loop runs: each step's figures, and notes of one line."""
+
+    on_step: Callable[[int, Mapping[str, float]], object] = lambda step, figures: None
+    note: Callable[[str], object] = lambda text: None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended; ``stopped`` names the signal where it did not reach its last step."""
+
+    steps: int
+    nan_steps: int
+    seconds: float
+    stopped: str | None = None
+
+
+def train(
+    work: Work[Any], settings: TrainingConfig, learning_rate: float, folder: Path, accelerator: Accelerator, watch: Watch
+) -> TrainingResult:
+    """Trains ``work.module`` in place, from its newest checkpoint in ``folder`` where ``settings.resume``.
+
+    A step with a gradient that is not finite is skipped, counted and named; several in a row raise
+    ``PreftuneError``. On SIGTERM or SIGINT the step is finished, a checkpoint written, and the run ends.
+    """
+    total = settings.total_steps(work.steps_per_epoch)
+    rate = learning_rates(settings, learning_rate, total)
+    module = accelerator.prepare_model(work.module) if accelerator.num_processes > 1 else work.module
+    optimizer = build_optimizer(work.module, learning_rate, settings)
+    state = restore_state(folder, work.module, optimizer, work.identity, watch.note) if settings.resume else LoopState()
+    save_every = settings.save_interval(total, work.steps_per_epoch)
+    eval_every = settings.eval_interval(total, work.steps_per_epoch)
+    begun = time.monotonic()
+    meter = Throughput()
+    with MetricsLog(folder / "metrics.jsonl") as log, StopRequest() as stop:
+        while state.step < total and not stop.requested:
+            _take_step(work, module, optimizer, state, rate(state.step), settings, accelerator, watch, meter)
+            state.step += 1
+            last = state.step == total
+            if state.step % settings.logging_steps == 0 or last:
+                _log(state, work, log, accelerator, meter, watch)
+            with meter.paused():
+                if (eval_every and state.step % eval_every == 0) or last:
+                    _record(work.evaluate(state.step), state, work, log, accelerator)
+                due = save_every and state.step % save_every == 0 and not last
+                if (due or (stop.requested and not last)) and accelerator.is_main_process:
+                    save_state(folder, state, work.module, optimizer, work.identity, settings.save_total_limit)
+    ended_early = stop.name if state.step < total else None
+    return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, ended_early)
+
+
+def _take_step(
+    work: Work[Any],
+    module: nn.Module,
+    optimizer: MasterAdamW,
+    state: LoopState,
+    learning_rate: float,
+    settings: TrainingConfig,
+    accelerator: Accelerator,
+    watch: Watch,
+    meter: Throughput,
+) -> None:
+    batches = work.micro_batches(state.step)
+    per_item = accelerator.num_processes / work.items(state.step)  # data parallelism averages over processes
+    figures: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+    for number, batch in enumerate(batches):
+        is_last = number == len(batches) - 1
+        with nullcontext() if is_last else accelerator.no_sync(module):
+            computed = work.compute(module, batch)
+            accelerator.backward(computed.loss_sum * per_item)
+        if len(batches) > 1 and accelerator.num_processes == 1:
+            optimizer.bank()
+        state.averages.add({"loss": (computed.loss_sum.detach(), computed.items), **computed.metrics})
+        meter.count(computed.items, computed.tokens)
+        figures["loss"] = (computed.loss_sum.detach(), computed.items)
+    norm = gradient_norm(optimizer.gradients())
+    is_finite = bool(torch.isfinite(norm))
+    if is_finite:
+        clip = settings.max_grad_norm / (float(norm) + 1e-6) if settings.max_grad_norm else 1.0
+        optimizer.step_with(learning_rate, min(clip, 1.0))
+        state.nan_in_a_row = 0
+        state.averages.add({"grad_norm": (norm, 1.0)})
+    else:
+        _skip(work, batches, optimizer, state, watch)
+    state.learning_rate = learning_rate
+    watch.on_step(state.step + 1, {name: float(value) / float(n) for name, (value, n) in figures.items()})
+
+
+def _skip(
+    work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state: LoopState, watch: Watch
+) -> None:
+    state.nan_steps += 1
+    state.nan_in_a_row += 1
+    where = first_non_finite(work.module, optimizer)
+    names = "; ".join(work.name(batch) for batch in batches)
+    optimizer.zero_grad()
+    watch.note(f"step {state.step + 1} skipped: the gradient of {where} is not finite (items {names})")
+    if state.nan_in_a_row >= MOST_NON_FINITE_IN_A_ROW:
+        raise PreftuneError(
+            f"{state.nan_in_a_row} steps in a row had gradients that are not finite, the last in {where}.",
+            where=f"step {state.step + 1}, items {names}",
+            mend="Lower --learning_rate, use --dtype float32, or look at these items.",
+        )
+
+
+def _log(
+    state: LoopState, work: Work[Any], log: MetricsLog, accelerator: Accelerator, meter: Throughput, watch: Watch
+) -> None:
+    values = _over_processes(state.averages, accelerator).take()
+    values |= {"learning_rate": state.learning_rate, "nan_steps": float(state.nan_steps)}
+    values |= meter.take(accelerator.num_processes)
+    _record(values, state, work, log, accelerator)
+
+
+def _record(
+    values: Mapping[str, float], state: LoopState, work: Work[Any], log: MetricsLog, accelerator: Accelerator
+) -> None:
+    if values and accelerator.is_main_process:
+        log.log(state.step, state.step / work.steps_per_epoch, values)
+    if values:
+        accelerator.log(dict(values), step=state.step)
+
+
+def _over_processes(averages: Averages, accelerator: Accelerator) -> Averages:
+    """The averages over all processes; those given are emptied."""
+    own = averages.state()
+    averages.load_state({})
+    merged = Averages()
+    for part in gather_object([own]) if accelerator.num_processes > 1 else [own]:
+        merged.add({name: (total, weight) for name, (total, weight) in part.items()})
+    return merged
