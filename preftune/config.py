@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    Final,
-    Generic,
-    NamedTuple,
-    TypeVar,
-)
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -82,7 +77,7 @@ def load_config(
     settings = {**from_base, **from_file.settings, **from_line.settings}
     config, invalid = _validate(cls, settings, file)
     if problems or config is None:
-        raise one_error([*problems, *invalid])
+        raise one_error(sorted([*problems, *invalid], key=_line_of_place))
     given = frozenset(from_file.settings) | frozenset(from_line.settings)
     return Loaded(config, (*from_file.notes, *from_line.notes), given)
 
@@ -113,8 +108,8 @@ def shown_key(key: str, place: str | None) -> str:
 
 def known_keys(cls: type[BaseModel]) -> list[str]:
     """Our field names first, then the TRL keys that are understood."""
-    ours = list(cls.model_fields)
-    return ours + [key for key in (*RENAMED, *NO_EFFECT, *UNSUPPORTED) if key not in cls.model_fields]
+    renamed = [key for key, (ours, _) in RENAMED.items() if ours in cls.model_fields]
+    return list(dict.fromkeys([*cls.model_fields, *renamed, *NO_EFFECT, *UNSUPPORTED]))
 
 
 def one_error(problems: Sequence[PreftuneError]) -> PreftuneError:
@@ -129,8 +124,9 @@ def one_error(problems: Sequence[PreftuneError]) -> PreftuneError:
 
 def _read_settings(file: Path, cls: type[BaseModel]) -> tuple[list[_Setting], list[PreftuneError]]:
     """The file's top-level settings with their lines, and the keys it gives twice."""
-    loader = _Loader(_read_text(file))
+    text = _read_text(file)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return [], []
@@ -141,7 +137,8 @@ def _read_settings(file: Path, cls: type[BaseModel]) -> tuple[list[_Setting], li
                 mend="Put a key before each value, for example `beta: 0.1`.",
             )
         problems = [_repeated(file, *repeat) for repeat in _repeated_keys(root)]
-        return [_setting(loader, key, node, file, cls) for key, node in root.value], problems
+        settings = [_setting(loader, key, node, file, cls) for key, node in root.value]
+        return list({setting.key: setting for setting in settings}.values()), problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise PreftuneError(
@@ -150,9 +147,8 @@ def _read_settings(file: Path, cls: type[BaseModel]) -> tuple[list[_Setting], li
             mend="Each setting is a line `key: value`; put text with special characters in quotes.",
         ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise PreftuneError(f"This is not YAML that can be read: {error}.", where=str(file)) from error
-    finally:
-        loader.dispose()
+        reason = str(error).partition("\n")[0]
+        raise PreftuneError(f"This is not YAML that can be read: {reason}.", where=str(file)) from error
 
 
 def _read_text(file: Path) -> str:
@@ -215,6 +211,12 @@ def _construct(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
 
 def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
+
+
+def _line_of_place(problem: PreftuneError) -> int:
+    """For sorting: what has no line, the command line's among it, comes last."""
+    line = (problem.where or "").rpartition(":")[2]
+    return int(line) if line.isdecimal() else sys.maxsize
 
 
 # --- which setting is whose -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum, EnumType
+from enum import Enum
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -90,19 +90,18 @@ def _type_words(annotation: Any) -> Iterator[str]:
 def _choices(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return ["null" if choice is None else str(choice) for choice in get_args(annotation)]
-    if isinstance(annotation, EnumType):
-        return [str(member.value) for member in annotation.__members__.values()]
-    return []
+    members: Mapping[str, Any] = getattr(annotation, "__members__", {})  # of an Enum
+    return [str(member.value) for member in members.values()]
 
 
 def fit_scalar(text: str, kinds: frozenset[type]) -> Any:
     """What the text means to a field of these kinds: ``no`` is text to a text field and False to a switch."""
-    value = plain_scalar(text)
-    if value is None or object in kinds or type(value) in kinds or (type(value) is int and float in kinds):
-        return value
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if bool in kinds and text.lower() in words:
         return words[text.lower()]
+    value = plain_scalar(text)
+    if value is None or object in kinds or type(value) in kinds or (type(value) is int and float in kinds):
+        return value
     return text if str in kinds else value
 
 

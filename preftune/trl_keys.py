@@ -151,7 +151,7 @@ UNSUPPORTED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "fsdp": (("", [], False), _SHARDING),
     "fsdp_config": (({},), _SHARDING),
     "full_determinism": ((False,), f"{_REMOVE}: seed fixes the order of the data and all that is random."),
-    "group_by_length": ((False,), "Set train_sampling_strategy instead."),
+    "group_by_length": ((False,), f"{_REMOVE}: rows are packed, so grouping by length saves nothing."),
     "ignore_data_skip": ((False,), f"{_REMOVE}: a resumed run continues at the row where it stopped."),
     "label_smoothing_factor": ((0,), "Set label_smoothing, which is the one of preference losses."),
     "ld_alpha": ((1,), f"{_REMOVE}: length-desensitised DPO is not offered."),

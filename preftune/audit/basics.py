@@ -1,16 +1,20 @@
-"""The audit that needs nothing but the pairs: what was left out, lengths, duplicates, contradictions, leakage."""
+"""The audit that needs only the pairs: rows left out, lengths, duplicates, contradictions, leakage."""
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from preftune.data.read import Reading
 from preftune.data.records import Pair, character_count, normal_text
 from preftune.data.split import leaked_prompts, prompt_key
+
+ContentKey: TypeAlias = tuple[bytes, bytes, bytes]
+Item = TypeVar("Item")
 
 SMALL_DATA = 100  # pairs; below it an interval of a share is wider than 20 points
 DUPLICATE_LIMIT, REJECTED_LIMIT, LENGTH_BIAS_LIMIT = (
@@ -47,7 +51,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something the user should know or mend; ``rows`` are the ids, or the places, of the rows it is about."""
+    """Something the user should know or mend; ``rows`` are the ids, or places, of the rows it is about."""
 
     id: str
     severity: Literal["error", "warning", "info"]
@@ -62,9 +66,9 @@ class Finding:
 class BasicAudit:
     """The figures of one data set; counts are pairs unless the name says otherwise.
 
-    ``duplicates`` repeat an earlier pair; ``contradictions`` are comparisons labelled both ways; ``identical``
-    have two sides that say the same, used or left out; ``leaked_prompts`` are evaluation pairs whose prompt is
-    in this data, None without evaluation data.
+    ``duplicates`` repeat an earlier pair; ``contradictions`` are comparisons labelled both ways;
+    ``identical`` have two sides that say the same, used or left out; ``leaked_prompts`` are evaluation pairs
+    whose prompt is in this data, None without evaluation data.
     """
 
     read: int
@@ -88,13 +92,14 @@ class BasicAudit:
 
 
 def audit_basics(reading: Reading, evaluation: Sequence[Pair] | None = None) -> BasicAudit:
-    """What is wrong with the data at first sight; with ``evaluation``, also which of its prompts are in it."""
+    """What is wrong with the data at first sight; with ``evaluation``, also which of its prompts leak."""
     pairs = reading.records
-    repeated = _repeated(pairs)
-    opposed = _opposed(pairs)
+    keys = [_content_key(pair) for pair in pairs]
+    repeated = _repeated(pairs, keys)
+    opposed = _opposed(pairs, keys)
     longer = _longer_wins(pairs)
     leaked = None if evaluation is None else leaked_prompts(pairs, evaluation)
-    same_sides = sum(normal_text(pair.chosen) == normal_text(pair.rejected) for pair in pairs)
+    same_sides = sum(chosen == rejected for _, chosen, rejected in keys)
     findings = (
         _contradiction_finding(opposed),
         _leakage_finding(leaked or (), len(evaluation or ())),
@@ -119,27 +124,31 @@ def audit_basics(reading: Reading, evaluation: Sequence[Pair] | None = None) -> 
     )
 
 
-def _repeated(pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs that say what an earlier one said, after Unicode and white space are made equal."""
-    groups = _grouped(pairs, _content_key)
-    return [pair for group in groups for pair in group[1:]]
+def _content_key(pair: Pair) -> ContentKey:
+    """Hashes of prompt, chosen and rejected after Unicode and white space are made equal."""
+    texts = (normal_text(side) for side in (pair.prompt, pair.chosen, pair.rejected))
+    prompt, chosen, rejected = (hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    return prompt, chosen, rejected
 
 
-def _opposed(pairs: Iterable[Pair]) -> list[list[Pair]]:
+def _repeated(pairs: Iterable[Pair], keys: Iterable[ContentKey]) -> list[Pair]:
+    """The pairs that say what an earlier one said."""
+    return [pair for group in _grouped(pairs, keys) for pair in group[1:]]
+
+
+def _opposed(pairs: Sequence[Pair], keys: Sequence[ContentKey]) -> list[list[Pair]]:
     """The comparisons that were labelled both ways: same prompt, same two answers, each the winner once."""
-    groups = _grouped(pairs, lambda pair: (_content_key(pair)[0], frozenset(_content_key(pair)[1:])))
-    return [group for group in groups if len({_content_key(pair) for pair in group}) > 1]
+    comparisons = [(prompt, frozenset(sides)) for prompt, *sides in keys]
+    labels = _grouped(keys, comparisons)
+    rows = _grouped(pairs, comparisons)
+    return [group for group, label in zip(rows, labels, strict=True) if len(set(label)) > 1]
 
 
-def _grouped(pairs: Iterable[Pair], key: Callable[[Pair], Hashable]) -> list[list[Pair]]:
-    groups: dict[Hashable, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(key(pair), []).append(pair)
+def _grouped(items: Iterable[Item], keys: Iterable[Hashable]) -> list[list[Item]]:
+    groups: dict[Hashable, list[Item]] = {}
+    for item, key in zip(items, keys, strict=True):
+        groups.setdefault(key, []).append(item)
     return list(groups.values())
-
-
-def _content_key(pair: Pair) -> tuple[str, str, str]:
-    return normal_text(pair.prompt), normal_text(pair.chosen), normal_text(pair.rejected)
 
 
 def _longer_wins(pairs: Iterable[Pair]) -> Share:
@@ -149,7 +158,7 @@ def _longer_wins(pairs: Iterable[Pair]) -> Share:
     title = "The longer answer wins"
     explanation = (
         f"Share of pairs whose chosen answer has more characters than the rejected one; "
-        f"{signs[0]} of equal length are left out. Near 50% length says nothing, near 100% it says everything."
+        f"{signs[0]:,} of equal length are left out. Near 50% length says nothing, near 100% everything."
     )
     if not n:
         return Share(None, None, None, 0, title, explanation)
@@ -226,7 +235,7 @@ def _duplicate_finding(repeated: Sequence[Pair], pairs: int) -> Finding | None:
         id="duplicates",
         severity="warning",
         title="Repeated pairs",
-        what="Pairs that repeat an earlier one weigh twice in training and can stand on both sides of a split.",
+        what="Pairs that repeat an earlier one weigh more than the others in training.",
         evidence=f"{len(repeated):,} of {_count(pairs, 'pair')} repeat an earlier one.",
         rows=_ids(repeated),
         remedy="Keep the first of each.",

@@ -15,7 +15,7 @@ from typing import Any
 
 from preftune.data.records import Pair, content_row
 from preftune.data.shapes import RowProblem, pair_from_row
-from preftune.data.sources import RawRow, choose_split, numbered_rows, open_place
+from preftune.data.sources import RawRow, choose_split, dataset_rows, numbered_rows, open_place
 from preftune.errors import PreftuneError
 
 _RAW_LENGTH = 300  # characters of a rejected row that are kept to recognise it by
@@ -101,7 +101,7 @@ def _rows(source: object, split: str) -> Iterator[RawRow]:
         if isinstance(source, library.DatasetDict | library.IterableDatasetDict):
             source = choose_split(source, split)
         if isinstance(source, library.Dataset | library.IterableDataset):
-            return numbered_rows(source.with_format(None))
+            return dataset_rows(source)
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes):
         return numbered_rows(source)
     raise PreftuneError(

@@ -55,6 +55,11 @@ def numbered_rows(rows: Iterable[object], label: str = "") -> Iterator[RawRow]:
     return (RawRow(f"{label} row {number}".lstrip(), row) for number, row in enumerate(rows, 1))
 
 
+def dataset_rows(dataset: Any, label: str = "") -> Iterator[RawRow]:
+    """The rows of a dataset as Python values, whatever arrays its owner asked it for."""
+    return numbered_rows(dataset.with_format(None), label)
+
+
 def choose_split(splits: Any, split: str, where: str | None = None) -> Any:
     """One of a mapping of splits by name; PreftuneError that names them where it is not there."""
     if split in splits:
@@ -109,13 +114,14 @@ def _json_line(line: bytes, where: str) -> RawRow:
     try:
         return RawRow(where, json.loads(line.decode()))
     except UnicodeDecodeError as error:
-        mend = f"Save the file as UTF-8; byte {error.start + 1} of the line is something else."
+        mend = f"Save the file as UTF-8; byte {error.start + 1} here is something else."
         return RawRow(where, line, RowProblem("not-utf-8", None, mend))
     except json.JSONDecodeError as error:
-        mend = f"Mend or delete the line; it stops being JSON at column {error.colno} ({error.msg})."
+        line_number = f"line {error.lineno}, " if error.lineno > 1 else ""
+        mend = f"Mend or delete it; it stops being JSON at {line_number}column {error.colno} ({error.msg})."
         return RawRow(where, line, RowProblem("broken-json", None, mend))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
-        mend = f"Mend or delete the line: {type(error).__name__.removesuffix('Error')} trouble in its JSON."
+        mend = f"Mend or delete it; its JSON cannot be read ({type(error).__name__})."
         return RawRow(where, line, RowProblem("broken-json", None, mend))
 
 
@@ -155,8 +161,9 @@ def _rows_of_document(document: object) -> list[Any] | None:
         return [dict(zip(document, cells, strict=True)) for cells in zip(*document.values(), strict=True)]
     if "chosen" in document or "rejected" in document:
         return [document]
-    lists = [value for value in document.values() if isinstance(value, list) and _holds_objects(value)]
-    return lists[0] if len(lists) == 1 else None
+    lists = [value for value in document.values() if isinstance(value, list)]
+    tables = [rows for rows in lists if any(isinstance(row, dict) for row in rows)]
+    return tables[0] if len(tables) == 1 else None
 
 
 def _is_column_table(document: Mapping[str, Any]) -> bool:
@@ -223,7 +230,7 @@ def _counted_lines(file: IO[bytes]) -> Iterator[str]:
 
 def _table_row(header: list[str], cells: list[str], where: str) -> RawRow:
     if len(cells) > len(header):
-        mend = f"Quote the cell that holds a delimiter; the row has {len(cells)} cells, the header {len(header)}."
+        mend = f"Quote the cell with the delimiter in it; {len(cells)} cells meet {len(header)} columns."
         return RawRow(where, cells, RowProblem("wrong-columns", None, mend))
     row = {name.strip(): cell for name, cell in zip(header, cells, strict=False)}
     spoilt = [name for name, cell in row.items() if not _is_encodable(cell)]
@@ -327,7 +334,7 @@ def _saved_rows(folder: Path, split: str) -> Iterator[RawRow]:
         what = f"The saved data set cannot be opened: {_first_line(error)}"
         raise PreftuneError(what, where=str(folder), mend="Save it again with save_to_disk.") from error
     chosen = choose_split(saved, split, str(folder)) if isinstance(saved, dict) else saved
-    return numbered_rows(chosen.with_format(None), folder.name)
+    return dataset_rows(chosen, folder.name)
 
 
 def _hub_rows(name: str, split: str) -> Iterator[RawRow]:
@@ -339,7 +346,7 @@ def _hub_rows(name: str, split: str) -> Iterator[RawRow]:
         what = f"There is no such file, and no data set of this name can be loaded: {_first_line(error)}"
         mend = "Check the name, the split and the network, or give a file."
         raise PreftuneError(what, where=name, mend=mend) from error
-    return numbered_rows(loaded.with_format(None), name)
+    return dataset_rows(loaded, name)
 
 
 def _missing(source: str, path: Path) -> PreftuneError:

@@ -80,8 +80,9 @@ class _ChunkedLogProbs(torch.autograd.Function):
             chosen = logits.gather(1, targets[rows, None])[:, 0]
             normaliser = torch.logsumexp(logits, -1)
             log_probs[rows], log_normaliser[rows] = chosen - normaliser, normaliser
-            probabilities = (logits - normaliser[:, None]).exp_()
-            entropy[rows] = normaliser - torch.linalg.vecdot(probabilities, logits)
+            logits.sub_(normaliser[:, None])
+            probabilities = logits.exp()
+            entropy[rows] = -torch.linalg.vecdot(probabilities, logits)
             if saved is not None:
                 saved[rows] = probabilities
         ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser, saved)

@@ -4,7 +4,7 @@ Paths, cheapest first; each gives the same numbers (float32: within 1e-5 relativ
 against the last on a small batch before it is used:
 
 ``packed``  prompts shared, segments end to end in one unpadded row, LM head on completion tokens only
-``masked``  prompts shared, one padded row a prompt with a 4-D attention mask, LM head on completion tokens only
+``masked``  prompts shared, one padded row a prompt with a 4-D attention mask, LM head on completions only
 ``plain``   one padded row a sequence, LM head on completion tokens only
 ``logits``  one padded row a sequence, the model's own full logits
 """
@@ -131,8 +131,8 @@ def causal_model(model: nn.Module) -> nn.Module:
 def _hidden_states(inner: Any, layout: Layout, path: Path) -> Float[Tensor, "targets width"]:
     body, device = inner.base_model, inner.device
     arguments: dict[str, Any] = {"use_cache": False, "position_ids": layout.position_ids.to(device)}
+    segments = attention.SegmentMasks(layout, inner.dtype, device)
     if path == "packed":
-        segments = attention.SegmentMasks(layout, inner.dtype, device)
         # A ready 4-D mask keeps transformers from building one; the segments say what is seen.
         arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
         arguments["segments"] = segments

@@ -49,6 +49,7 @@ class Finding:
 class Table:
     """A small table: header words, then rows whose first cell is a label."""
 
+    caption: str
     columns: list[str]
     rows: list[list[str]]
 
@@ -62,7 +63,7 @@ class AuditView:
     used_percent: float | None  # width of the bar only
     reasons: list[Fact]
     miscount: str
-    lengths: Table | None
+    lengths: list[Table]
     facts: list[Fact]
     findings: list[Finding]
 
@@ -83,7 +84,7 @@ def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
             for reason, count in islice(rejected.items(), _MOST_REASONS)
         ],
         miscount=_miscount(read, used, rejected),
-        lengths=_lengths(mapping(audit.get("lengths"))),
+        lengths=_length_tables(audit),
         facts=list(islice(_facts(rest), _MOST_FACTS)),
         findings=view_findings(audit.get("findings")),
     )
@@ -144,14 +145,23 @@ def _miscount(read: float | None, used: float | None, rejected: Mapping[str, Any
     return "The counts do not add up: {} rows read, {} used, {} left out.".format(*figures)
 
 
-def _lengths(lengths: Mapping[str, Any]) -> Table | None:
+def _length_tables(audit: Mapping[str, Any]) -> list[Table]:
+    """Lengths in characters, and for every split that was tokenised in tokens."""
+    tables = [_lengths("Lengths in characters", mapping(audit.get("lengths")))]
+    for split, receipt in islice(mapping(audit.get("tokens")).items(), 6):
+        caption = f"Lengths in tokens, {humanise(str(split)).lower()}"
+        tables.append(_lengths(caption, mapping(mapping(receipt).get("lengths"))))
+    return [table for table in tables if table]
+
+
+def _lengths(caption: str, lengths: Mapping[str, Any]) -> Table | None:
     """One row a part (prompt, chosen, rejected), the columns as the file orders them."""
     parts = {str(name): part for name, part in islice(lengths.items(), 12) if isinstance(part, Mapping)}
     keys = list(dict.fromkeys(key for part in parts.values() for key in part))[:8]
     if not keys:
         return None
     rows = [[humanise(name), *(_length(part.get(key)) for key in keys)] for name, part in parts.items()]
-    return Table([str(key) for key in keys], rows)
+    return Table(caption, [str(key) for key in keys], rows)
 
 
 def _length(value: Any) -> str:
@@ -170,6 +180,8 @@ def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
         if measure is not None:
             title = f"{prefix}: {measure.title.lower()}" if prefix else measure.title
             yield Fact(title, show_value(measure), show_interval(measure))
+        elif key == "lengths" or value in ({}, []):
+            continue  # lengths have tables of their own
         elif isinstance(value, Mapping) and depth < _DEEPEST:
             yield from _facts(value, label, depth + 1)
         elif isinstance(value, list) and len(value) > 8:

@@ -150,7 +150,7 @@ def interval_chart(name: str, first: Measure | None, second: Measure | None) -> 
     axes.set_position((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     for height, measure, colour in ((1.0, first, "grey"), (0.0, second, "blue")):
-        if measure in shown and measure:
+        if measure and measure.is_printable:
             _whisker(axes, measure, height, colour)
     pad = (max(ends) - min(ends)) * 0.08 or abs(ends[0]) * 0.08 or 1.0
     axes.set_xlim(min(ends) - pad, max(ends) + pad)
@@ -324,6 +324,7 @@ def _to_svg(figure: Figure, name: str, label: str) -> Markup:
     used = set(re.findall(r"#(\w+)", body))
     body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
     body = re.sub(r"; font-family: [^;\"]*", "", body)
+    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)  # half the size
     for variable, stand_in in _COLOURS.items():
         body = body.replace(stand_in, f"var(--{variable})")
     width, height = (72 * float(inches) for inches in figure.get_size_inches())

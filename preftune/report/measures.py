@@ -60,9 +60,9 @@ def read_measure(name: str, raw: Any) -> Measure | None:
         low = high = None
     return Measure(
         name=name,
-        title=str(raw.get("title") or humanise(name)),
+        title=cut(str(raw.get("title") or humanise(name)), 120),
         explanation=str(raw.get("explanation") or ""),
-        unit=str(raw.get("unit") or "").strip(),
+        unit=cut(str(raw.get("unit") or "").strip(), 40),
         value=value,
         low=low,
         high=high,
@@ -178,7 +178,7 @@ def _with_unit(measure: Measure, values: list[float], with_word: bool = True) ->
 
 def _decimals(values: list[float]) -> int:
     largest = max(abs(value) for value in values)
-    if largest >= 1000:
+    if largest >= 1000 or largest == 0:
         return 0
     if largest >= 100:
         return 1

@@ -168,6 +168,8 @@ def _missing(files: RunFiles) -> list[str]:
     lines = list(files.problems)
     if files.evaluation and not files.evaluation.get("change"):
         lines.append("eval.json holds no paired differences: the intervals of before and after are compared.")
+    if files.findings is None:
+        lines.append("findings.json is not there: nobody has looked for trouble in the curves of this run.")
     if files.model_kind is None:
         lines.append("model/ holds no model: the run has not reached its end, or the model was moved.")
     return lines

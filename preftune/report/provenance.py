@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preftune.report.measures import humanise, show_plain
-from preftune.report.run_files import RunFiles, mapping
+from preftune.report.measures import show_plain
+from preftune.report.run_files import RunFiles, finite, mapping
 
 _HASH = re.compile(r"(\w+:)?[0-9a-f]{8,128}", re.IGNORECASE)
 _NOT_SETTINGS = {"versions", "reference", "command"}
@@ -34,24 +34,28 @@ class Settings:
 
 
 def view_reference(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> ReferenceCheck:
-    """Compares every hash of the reference that settings and evaluation hold."""
-    places = (("", config), ("evaluation: ", evaluation))
+    """Compares every hash of the reference that settings and evaluation hold.
+
+    ``checks`` of the record counts how often the hash was taken; where it says once, that is no check.
+    """
+    records = {"": config.get("reference"), "evaluation: ": evaluation.get("reference")}
     entries = [
-        (f"{place}{label}" if label else humanise(place or "reference"), text)
-        for place, content in places
-        for label, text in _leaves(content.get("reference"))
+        (f"{place}{label}", text) for place, record in records.items() for label, text in _leaves(record)
     ]
-    hashes = {text.lower() for label, text in entries if _is_hash(label, text)}
-    count = sum(_is_hash(label, text) for label, text in entries)
-    if count < 2:
-        return ReferenceCheck(
-            None, "Not checked: fewer than two hashes of the reference are on record.", entries
-        )
-    if len(hashes) == 1:
-        sentence = f"The reference did not move: its hash is the same at all {count} checks."
-        return ReferenceCheck(True, sentence, entries)
-    sentence = "The reference moved: its hashes differ, so rewards and KL of this run cannot be trusted."
-    return ReferenceCheck(False, sentence, entries)
+    hashes = [text.lower() for label, text in entries if _is_hash(label, text)]
+    counts = [
+        count for record in records.values() if (count := finite(mapping(record).get("checks"))) is not None
+    ]
+    checks = int(max(counts, default=len(hashes)))
+    if len(set(hashes)) > 1:
+        sentence = "The reference moved: its hashes differ, so rewards and KL of this run cannot be trusted."
+        return ReferenceCheck(False, sentence, entries)
+    if checks < 2 or len(hashes) < 2:
+        return ReferenceCheck(None, "Not checked: no second hash of the reference is on record.", entries)
+    sentence = (
+        f"The reference did not move: its hash was the same at {checks} checks, the first at the start."
+    )
+    return ReferenceCheck(True, sentence, entries)
 
 
 def view_settings(config: Mapping[str, Any]) -> Settings:

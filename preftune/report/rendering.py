@@ -6,10 +6,9 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from preftune.errors import PreftuneError
+from preftune.durable import explained_errors, write_file
 from preftune.report.measures import show_interval, show_value
 
 if TYPE_CHECKING:
@@ -23,25 +22,10 @@ _VISIBLE |= {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
 def write_page(template: str, path: Path, **context: Any) -> Path:
     """Fills the template and puts it at ``path`` whole or not at all; PreftuneError on a full disk."""
     page = _environment().get_template(template).render(**context, made_by=f"preftune {_version()}".strip())
-    try:
-        _replace(path, page)
-    except OSError as error:
-        raise PreftuneError(
-            f"The page could not be written: {error.strerror}.",
-            where=str(path),
-            mend="Free some space or give a folder that can be written to.",
-        ) from error
+    with explained_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, page)
     return path
-
-
-def _replace(path: Path, page: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".report-{token_hex(6)}.tmp")
-    try:
-        aside.write_text(page, encoding="utf-8", newline="\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def printable(text: str) -> str:

@@ -19,8 +19,8 @@ FILES = {
     "audit.json": "the audit of the data",
     "eval.json": "the measurement before and after",
     "samples.jsonl": "the answers on held-out prompts",
-    "findings.json": "what was noticed during training",
     "rejected.jsonl": "the rows that were left out",
+    "findings.json": "what was noticed during training",
 }
 
 
@@ -34,7 +34,7 @@ class RunFiles:
     audit: dict[str, Any]
     evaluation: dict[str, Any]
     samples: list[dict[str, Any]]
-    findings: list[dict[str, Any]]
+    findings: list[dict[str, Any]] | None  # None where nobody looked for any
     rejected: list[dict[str, Any]]
     checkpoints: list[int]
     model_kind: str | None  # "adapter", "full", or None where there is no model yet
@@ -53,7 +53,7 @@ def read_run(run: Path) -> RunFiles:
     problems: list[str] = []
     metrics = _read_lines(run / "metrics.jsonl", problems)
     audit = _read_mapping(run / "audit.json", problems)
-    rejected = run / "rejected.jsonl"
+    rejected, findings = run / "rejected.jsonl", run / "findings.json"
     is_rejected_due = rejected.exists() or any(mapping(audit.get("rejected")).values())
     return RunFiles(
         folder=run,
@@ -62,7 +62,7 @@ def read_run(run: Path) -> RunFiles:
         audit=audit,
         evaluation=_read_mapping(run / "eval.json", problems),
         samples=_read_lines(run / "samples.jsonl", problems),
-        findings=_read_findings(run / "findings.json", problems),
+        findings=_read_findings(findings, problems) if findings.exists() else None,
         rejected=_read_lines(rejected, problems) if is_rejected_due else [],
         checkpoints=_list_checkpoints(run / "checkpoints"),
         model_kind=_model_kind(run / "model"),

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preftune.errors import PreftuneError
-from preftune.training.durable import explained_errors, sync_file, sync_folder, write_synced
+from preftune.durable import explained_errors, sync_file, sync_folder, write_synced
 
 FORMAT = 1
 MANIFEST, VALUES = "manifest.json", "values.json"

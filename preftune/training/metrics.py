@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from preftune.training.durable import BINARY, explained_errors, write_all, write_file
+from preftune.durable import BINARY, explained_errors, write_all, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -40,7 +40,7 @@ class MasterAdamW(torch.optim.Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def gradients(self) -> list[Tensor]:
-        """The gradient of every parameter that has one, banked ones first."""
+        """The gradient of every parameter that has one: the banked sum where there is one."""
         return [g for p in self.parameters() if (g := self._gradient(p)) is not None]
 
     @torch.no_grad()
@@ -161,9 +161,10 @@ def first_non_finite(module: nn.Module, optimizer: MasterAdamW) -> str:
 
 
 def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-    """Matching flat views of tensors of one size, ``PIECE`` numbers at a time on CPU; None stays None."""
-    flat = [None if tensor is None else tensor.reshape(-1) for tensor in tensors]
-    size = flat[0].numel()  # type: ignore[union-attr]
-    step = PIECE if flat[0].device.type == "cpu" else max(size, 1)  # type: ignore[union-attr]
-    for begin in range(0, size, step):
-        yield tuple(None if tensor is None else tensor[begin : begin + step] for tensor in flat)
+    """Matching views of tensors of one shape, ``PIECE`` numbers at a time on CPU; None stays None."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if given[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in given):
+        yield tensors
+        return
+    for begin in range(0, given[0].numel(), PIECE):
+        yield tuple(None if tensor is None else tensor.view(-1)[begin : begin + PIECE] for tensor in tensors)

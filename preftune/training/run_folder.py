@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preftune.errors import PreftuneError
-from preftune.training.durable import BINARY, explained_errors, write_all
+from preftune.durable import BINARY, explained_errors, write_all
 
 try:
     import fcntl

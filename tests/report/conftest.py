@@ -50,14 +50,25 @@ def measure(value: float, low: float, high: float, n: int = 400, **more: Any) ->
 
 
 def evaluation() -> dict[str, Any]:
-    accuracy = {
+    accuracy: dict[str, Any] = {
         "unit": "share",
         "title": "Preference accuracy",
         "explanation": "Share of held-out pairs whose chosen answer is the more probable one.",
     }
-    kl = {"unit": "nats", "title": "KL from the reference", "explanation": "Summed over the answer's tokens."}
-    length = {"unit": "tokens", "title": "Answer length", "explanation": "Mean over sampled answers."}
-    perplexity = {"title": "Perplexity of chosen answers", "explanation": "What the model forgot shows here."}
+    kl: dict[str, Any] = {
+        "unit": "nats",
+        "title": "KL from the reference",
+        "explanation": "Summed over the answer's tokens.",
+    }
+    length: dict[str, Any] = {
+        "unit": "tokens",
+        "title": "Answer length",
+        "explanation": "Mean over sampled answers.",
+    }
+    perplexity: dict[str, Any] = {
+        "title": "Perplexity of chosen answers",
+        "explanation": "What the model forgot shows here.",
+    }
     return {
         "before": {
             "preference_accuracy": measure(0.5175, 0.4686, 0.5661, **accuracy),
@@ -71,6 +82,7 @@ def evaluation() -> dict[str, Any]:
             "answer_length": measure(43.0, 39.6, 46.4, 64, **length),
             "perplexity": measure(14.02, 13.33, 14.74, **perplexity),
         },
+        "reference": {"kind": "starting weights", "at_start": HASH, "at_end": HASH, "checks": 6},
         "change": {
             "preference_accuracy": measure(0.1675, 0.1062, 0.2288, **accuracy),
             "kl": measure(3.87, 3.41, 4.33, **kl),
@@ -95,18 +107,18 @@ def _config() -> Mapping[str, Any]:
         "seed": 42,
         "data_fingerprint": "sha256:5b1d4f20aa91c8e7",
         "versions": {"preftune": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
-        "reference": {"start": HASH, "end": HASH},
+        "reference": {"kind": "starting weights", "at_start": HASH, "at_end": HASH, "checks": 1},
         "command": "preftune dpo --model preftune/embedded --data demo/pairs.jsonl --output runs/demo-dpo",
     }
 
 
 def _metrics(steps: int) -> list[dict[str, Any]]:
     noise = random.Random(7)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         progress = 1 - math.exp(-3 * step / steps)
         chosen, rejected = 0.25 * progress + noise.gauss(0, 0.03), -0.75 * progress + noise.gauss(0, 0.05)
-        row = {
+        row: dict[str, Any] = {
             "step": step,
             "epoch": step / steps,
             "time": 1.76e9 + 1.3 * step,
@@ -134,7 +146,11 @@ def _metrics(steps: int) -> list[dict[str, Any]]:
 
 
 def _audit() -> dict[str, Any]:
-    lengths = ("prompt", 4, 7, 21, 64, 180), ("chosen", 3, 12, 44, 121, 402), ("rejected", 2, 9, 37, 118, 377)
+    lengths = (
+        ("prompt", 14, 37, 91, 264, 780),
+        ("chosen", 3, 62, 204, 521, 1602),
+        ("rejected", 2, 49, 187, 518, 1577),
+    )
     return {
         "read": 4000,
         "used": 3958,
@@ -150,7 +166,7 @@ def _audit() -> dict[str, Any]:
         "contradictions": 4,
         "identical": 30,
         "distinct_prompts": 1320,
-        "tokens": {"total": 412844, "truncated": 0},
+        "tokens": {"train": _receipt(3562), "evaluation": _receipt(396)},
         "findings": [
             {
                 "id": "length-bias",
@@ -172,6 +188,12 @@ def _audit() -> dict[str, Any]:
             },
         ],
     }
+
+
+def _receipt(pairs: int) -> dict[str, Any]:
+    spread = {"n": pairs, "min": 3, "p5": 9.0, "median": 24.5, "p95": 88.0, "max": 301}
+    lengths = dict.fromkeys(("prompt", "chosen", "rejected"), spread)
+    return {"pairs": pairs, "lengths": lengths, "total": 90 * pairs, "prompts_cut": 0, "left_out": {}}
 
 
 def _samples(steps: int) -> list[dict[str, Any]]:
