@@ -86,9 +86,7 @@ def dump_config(config: BaseModel, extra: Mapping[str, Any]) -> str:
     """YAML text with every value, defaults included, then the extras; ``load_config`` reads it again."""
     unreadable = set(extra) - RECORD_KEYS
     if unreadable:
-        raise ValueError(
-            f"load_config would refuse {sorted(unreadable)}; RECORD_KEYS lists what it passes over."
-        )
+        raise ValueError(f"load_config would refuse {sorted(unreadable)}; RECORD_KEYS lists what it passes over.")
     record = {**config.model_dump(mode="json"), **extra}
     return yaml.dump(record, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
@@ -159,9 +157,7 @@ def _read_text(file: Path) -> str:
             f"The config cannot be read: {error.strerror}.", where=str(file), mend="Check the path."
         ) from error
     except UnicodeDecodeError as error:
-        raise PreftuneError(
-            "The config is not UTF-8 text.", where=str(file), mend="Save it as UTF-8."
-        ) from error
+        raise PreftuneError("The config is not UTF-8 text.", where=str(file), mend="Save it as UTF-8.") from error
 
 
 def _repeated_keys(node: yaml.Node, seen: set[int] | None = None) -> Iterator[tuple[str, int, int]]:
@@ -222,9 +218,7 @@ def _line_of_place(problem: PreftuneError) -> int:
 # --- which setting is whose -----------------------------------------------------------------------------
 
 
-def _choose(
-    settings: Sequence[_Setting], cls: type[BaseModel], record_keys: frozenset[str] = frozenset()
-) -> _Chosen:
+def _choose(settings: Sequence[_Setting], cls: type[BaseModel], record_keys: frozenset[str] = frozenset()) -> _Chosen:
     """The settings by our field names, with TRL's keys translated, noted or refused."""
     chosen = _Chosen({}, [], [])
     for setting in settings:
@@ -362,6 +356,13 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that puts text in quotes where YAML 1.1 or 1.2 would read it as something else."""
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Double quotes where a character needs escaping: PyYAML folds U+0085 and its like in other styles."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern in PLAIN_PATTERNS.items():
     _Loader.add_implicit_resolver(_tag, _pattern, None)

@@ -21,17 +21,13 @@ _TYPE_WORDS: Final[dict[type, str]] = {
 }
 
 # What YAML 1.2 makes of unquoted words, by tag; the first that matches counts.
-_NULL, _BOOL, _INT, _FLOAT, _STR = (
-    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")
-)
+_NULL, _BOOL, _INT, _FLOAT, _STR = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 _PLAIN_WORDS: Final[dict[str, Any]] = {"": None, "~": None, "null": None, "true": True, "false": False}
 PLAIN_PATTERNS = {
     _NULL: re.compile(r"(~|null|Null|NULL|)\Z"),
     _BOOL: re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"),
     _INT: re.compile(r"[-+]?[0-9]{1,400}\Z"),
-    _FLOAT: re.compile(
-        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
-    ),
+    _FLOAT: re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
 }
 
 

@@ -213,9 +213,7 @@ def test_alias_that_holds_itself_ends(load: Callable[..., Loaded[TinyConfig]]) -
 
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_a_config_or_a_preftune_error(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_any_text_is_a_config_or_a_preftune_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
     file.write_text(text, encoding="utf-8", errors="replace")
     try:
@@ -262,9 +260,7 @@ def test_keys_without_effect_are_noted_and_null_ones_are_not(
     "line",
     ["push_to_hub: true", "load_in_4bit: yes", "deepspeed: ds.json", "fp16: true", "neftune_noise_alpha: 5"],
 )
-def test_keys_that_would_change_the_training_are_refused(
-    load: Callable[..., Loaded[TinyConfig]], line: str
-) -> None:
+def test_keys_that_would_change_the_training_are_refused(load: Callable[..., Loaded[TinyConfig]], line: str) -> None:
     with pytest.raises(PreftuneError) as error:
         load(line)
     key = line.partition(":")[0]
@@ -276,9 +272,7 @@ def test_keys_that_would_change_the_training_are_refused(
     "line",
     ["push_to_hub: false", "load_in_4bit: no", "deepspeed:", "fp16: false", "neftune_noise_alpha: 0.0"],
 )
-def test_unsupported_keys_that_ask_for_nothing_are_silent(
-    load: Callable[..., Loaded[TinyConfig]], line: str
-) -> None:
+def test_unsupported_keys_that_ask_for_nothing_are_silent(load: Callable[..., Loaded[TinyConfig]], line: str) -> None:
     assert load(line).notes == ()
 
 
@@ -336,9 +330,7 @@ def test_extras_that_could_not_be_read_again_are_a_mistake_of_the_caller() -> No
         dump_config(TinyConfig(model="m"), {"colour": "red"})
 
 
-_WORDS = st.sampled_from(
-    ["no", "yes", "1e-6", "0x1f", "010", "08", "1_000", "12:30", "~", "null", "", ".inf", "<<"]
-)
+_WORDS = st.sampled_from(["no", "yes", "1e-6", "0x1f", "010", "08", "1_000", "12:30", "~", "null", "", ".inf", "<<"])
 _TEXTS = _WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from preftune.errors import PreftuneError, StorageFullError
 from preftune import durable
 from preftune.durable import write_all, write_file, write_json
+from preftune.errors import PreftuneError, StorageFullError
 
 
 def test_bytes_and_text_come_back_as_given(tmp_path: Path) -> None:

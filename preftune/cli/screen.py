@@ -140,8 +140,7 @@ class _Lines:
 
 def _figures(figures: dict[str, Any]) -> str:
     return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in figures.items()
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in figures.items()
     )
 
 

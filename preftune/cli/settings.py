@@ -24,17 +24,13 @@ ALIASES: Final = {"output": "output_dir", "o": "output_dir"}
 SECTIONS: Final[dict[str, str]] = {
     "Model": "model tokenizer revision dtype bf16 fp16 attn_implementation trust_remote_code "
     "chat_template_path ref_model precompute_ref_log_probs disable_dropout",
-    "Data": "data eval_data eval_fraction split eval_split limit max_length truncation_mode "
-    "train_sampling_strategy",
-    "Adapter": "use_peft lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save use_dora "
-    "use_rslora",
+    "Data": "data eval_data eval_fraction split eval_split limit max_length truncation_mode train_sampling_strategy",
+    "Adapter": "use_peft lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save use_dora use_rslora",
     "Training": "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
     "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio optim weight_decay "
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm gradient_checkpointing seed",
-    "Evaluation": "eval_strategy eval_steps per_device_eval_batch_size num_samples num_completions "
-    "max_new_tokens",
-    "Files and logs": "output_dir resume save_strategy save_steps save_total_limit logging_steps report_to "
-    "run_name",
+    "Evaluation": "eval_strategy eval_steps per_device_eval_batch_size num_samples num_completions max_new_tokens",
+    "Files and logs": "output_dir resume save_strategy save_steps save_total_limit logging_steps report_to run_name",
 }
 
 
@@ -191,9 +187,7 @@ def _sections(cls: type[BaseModel]) -> Iterator[tuple[str, dict[str, FieldInfo]]
 
 def _commons(width: int) -> str:
     lines = [
-        _entry(
-            "--config FILE", "YAML file with settings; those given on the command line go over it.", width
-        ),
+        _entry("--config FILE", "YAML file with settings; those given on the command line go over it.", width),
         _entry("--json", "The result as one JSON document on standard output.", width),
         _entry("--debug", "The traceback of an error.", width),
     ]
@@ -201,9 +195,7 @@ def _commons(width: int) -> str:
 
 
 def _section(title: str, fields: dict[str, FieldInfo], width: int) -> str:
-    return "\n".join(
-        [title, *(_entry(_head(name, field), _about(field), width) for name, field in fields.items())]
-    )
+    return "\n".join([title, *(_entry(_head(name, field), _about(field), width) for name, field in fields.items())])
 
 
 def _head(name: str, field: FieldInfo) -> str:

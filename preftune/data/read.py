@@ -94,9 +94,7 @@ def fingerprint(pairs: Iterable[Pair]) -> str:
 def _rows(source: object, split: str) -> Iterator[RawRow]:
     if isinstance(source, str | PathLike):
         return open_place(source, split)
-    library: Any = sys.modules.get(
-        "datasets"
-    )  # where it was never imported, the source is none of its classes
+    library: Any = sys.modules.get("datasets")  # where it was never imported, the source is none of its classes
     if library is not None:
         if isinstance(source, library.DatasetDict | library.IterableDatasetDict):
             source = choose_split(source, split)
@@ -136,9 +134,7 @@ def _as_text(value: object) -> str:
 
 def _nothing_usable(reading: Reading) -> PreftuneError:
     if not reading.rejected:
-        return PreftuneError(
-            "There are no rows.", where=reading.source, mend="Give data with at least one pair."
-        )
+        return PreftuneError("There are no rows.", where=reading.source, mend="Give data with at least one pair.")
     reason, count = next(iter(reading.reasons().items()))
     first = next(row for row in reading.rejected if row.reason == reason)
     field = f' in "{first.field}"' if first.field else ""

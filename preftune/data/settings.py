@@ -14,12 +14,8 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field(description="Pairs: JSONL, JSON, CSV, Parquet, a `datasets` folder, or a hub name.")
-    eval_data: str | None = Field(
-        None, description="Pairs to evaluate on; without it some prompts are held out."
-    )
-    eval_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of the pairs held out, whole prompts at a time."
-    )
+    eval_data: str | None = Field(None, description="Pairs to evaluate on; without it some prompts are held out.")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="Share of the pairs held out, whole prompts at a time.")
     split: str = Field("train", description="Split of a hub data set or `datasets` folder.")
     eval_split: str = Field("test", description="The same for eval_data.")
     limit: int | None = Field(None, ge=1, description="Read at most so many rows.")
@@ -27,6 +23,4 @@ class DataConfig(BaseModel):
     truncation_mode: TruncationMode = Field(
         "keep_completion", description="keep_completion cuts the prompt's beginning first; keep_start as TRL."
     )
-    train_sampling_strategy: SamplingStrategy = Field(
-        "random", description="Order of the pairs within an epoch."
-    )
+    train_sampling_strategy: SamplingStrategy = Field("random", description="Order of the pairs within an epoch.")

@@ -44,15 +44,11 @@ def pair_from_row(row: object) -> Pair:
         row = row.as_row()
     if not isinstance(row, Mapping):
         kind = _kind(row)
-        raise RowProblem(
-            "not-an-object", None, f"A row must be an object with chosen and rejected, not {kind}."
-        )
+        raise RowProblem("not-an-object", None, f"A row must be an object with chosen and rejected, not {kind}.")
     sides = [_content(row, name) for name in _SIDES]
     prompt = _content(row, "prompt") if "prompt" in row else None
     if isinstance(sides[0], str) != isinstance(sides[1], str):
-        raise RowProblem(
-            "wrong-type", "rejected", "Make chosen and rejected both text or both lists of messages."
-        )
+        raise RowProblem("wrong-type", "rejected", "Make chosen and rejected both text or both lists of messages.")
     _refuse_identical(*sides)
     prompt, chosen, rejected = _split(prompt, sides[0], sides[1])
     _refuse_empty(prompt, chosen, rejected)
@@ -83,9 +79,7 @@ def _message(turn: object, field: str) -> Message:
     if isinstance(turn, Message):
         return turn
     if not isinstance(turn, Mapping):
-        raise RowProblem(
-            "wrong-type", field, f"A message is an object with role and content, not {_kind(turn)}."
-        )
+        raise RowProblem("wrong-type", field, f"A message is an object with role and content, not {_kind(turn)}.")
     # Tables fill the keys that only other messages have with nulls, so a null key is a key that is not there.
     keys = {str(key): plain_value(value, field) for key, value in turn.items() if value is not None}
     if "content" not in keys and "tool_calls" in keys:
@@ -160,9 +154,7 @@ def _split_messages(chosen: Messages, rejected: Messages) -> tuple[Messages, Mes
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def _strip_prompt(
-    prompt: Messages, chosen: Messages, rejected: Messages
-) -> tuple[Messages, Messages, Messages]:
+def _strip_prompt(prompt: Messages, chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
     """The sides without the prompt's messages; a system message that only the sides hold joins the prompt."""
     if not prompt:
         return prompt, chosen, rejected
@@ -216,13 +208,10 @@ def _without_open_turn(turns: Messages) -> Messages:
 
 
 def _turns(transcript: str) -> Messages:
-    pieces = _TURN.split(transcript)[
-        1:
-    ]  # the first piece is what stands before the first speaker: white space
+    pieces = _TURN.split(transcript)[1:]  # the first piece is what stands before the first speaker: white space
     speakers, texts = pieces[::2], pieces[1::2]
     return tuple(
-        Message(role=_ROLES[speaker], content=text.strip())
-        for speaker, text in zip(speakers, texts, strict=True)
+        Message(role=_ROLES[speaker], content=text.strip()) for speaker, text in zip(speakers, texts, strict=True)
     )
 
 
@@ -331,9 +320,7 @@ def plain_value(value: Any, field: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _encodable(value, field)
     if isinstance(value, Mapping):
-        return {
-            _encodable(str(key), field): plain_value(each, field, depth + 1) for key, each in value.items()
-        }
+        return {_encodable(str(key), field): plain_value(each, field, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain_value(each, field, depth + 1) for each in value]
     if isinstance(value, float):

@@ -70,9 +70,7 @@ def choose_split(splits: Any, split: str, where: str | None = None) -> Any:
 def _checked(path: Path) -> Path:
     if _ending(path) is None:
         raise PreftuneError(
-            f"Files ending in {path.suffix} are not read."
-            if path.suffix
-            else "The file's name has no ending.",
+            f"Files ending in {path.suffix} are not read." if path.suffix else "The file's name has no ending.",
             where=str(path),
             mend=f"Known endings: {', '.join(_KNOWN_ENDINGS)}.",
         )
@@ -180,9 +178,7 @@ def _holds_objects(values: list[Any]) -> bool:
 
 
 def _table_mend(document: object) -> str:
-    keys = (
-        f"; it has the keys {', '.join(map(str, list(document)[:8]))}" if isinstance(document, dict) else ""
-    )
+    keys = f"; it has the keys {', '.join(map(str, list(document)[:8]))}" if isinstance(document, dict) else ""
     return f"Make the file a list of objects, or an object with one such list{keys}."
 
 
@@ -320,9 +316,7 @@ def _files_of_split(files: list[Path], folder: Path, split: str) -> list[Path]:
     if chosen:
         return chosen
     present = ", ".join(sorted(set(named.values())))
-    raise PreftuneError(
-        f'There is no split "{split}".', where=str(folder), mend=f"The folder has: {present}."
-    )
+    raise PreftuneError(f'There is no split "{split}".', where=str(folder), mend=f"The folder has: {present}.")
 
 
 def _saved_rows(folder: Path, split: str) -> Iterator[RawRow]:

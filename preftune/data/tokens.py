@@ -14,9 +14,7 @@ from jaxtyping import Int
 from preftune.data.records import Message, Pair
 from preftune.errors import PreftuneError
 
-Tokenizer: TypeAlias = (
-    Any  # a transformers PreTrainedTokenizerBase; this package does not import transformers
-)
+Tokenizer: TypeAlias = Any  # a transformers PreTrainedTokenizerBase; this package does not import transformers
 TokenIds: TypeAlias = Int[np.ndarray, "tokens"]
 TruncationMode: TypeAlias = Literal["keep_completion", "keep_start"]
 _BLOCK = 512  # pairs tokenised at once
@@ -59,10 +57,7 @@ class Tokenized:
 
     def receipt(self) -> dict[str, Any]:
         """Counts for the audit: tokens a field, what was cut, what was left out."""
-        fields = {
-            name: [len(getattr(pair, name)) for pair in self.pairs]
-            for name in ("prompt", "chosen", "rejected")
-        }
+        fields = {name: [len(getattr(pair, name)) for pair in self.pairs] for name in ("prompt", "chosen", "rejected")}
         return {
             "pairs": len(self.pairs),
             "lengths": {name: _percentiles(lengths) for name, lengths in fields.items()},
@@ -92,17 +87,13 @@ def tokenize_pairs(
     Raises ``PreftuneError`` where messages meet a tokenizer without chat template, or where no pair is left.
     """
     if max_length is not None and max_length < 2:
-        raise PreftuneError(
-            f"max_length is {max_length}.", mend="It must hold a prompt and a completion token."
-        )
+        raise PreftuneError(f"max_length is {max_length}.", mend="It must hold a prompt and a completion token.")
     kept: list[TokenPair] = []
     dropped: list[Dropped] = []
     prompts_cut = completions_cut = tokens_cut = moved = 0
     for raw, prompt_alone in _encode(pairs, tokenizer, progress):
         moved += len(raw.prompt) < prompt_alone
-        pair = (
-            raw if max_length is None else _truncate(raw, max_length, truncation_mode, tokenizer.bos_token_id)
-        )
+        pair = raw if max_length is None else _truncate(raw, max_length, truncation_mode, tokenizer.bos_token_id)
         reason = _unusable(pair)
         if reason is not None:
             dropped.append(Dropped(raw.id, *reason))
@@ -176,8 +167,7 @@ def _encode_block(pairs: Sequence[Pair], tokenizer: Tokenizer) -> Iterator[tuple
             chosen, rejected = (_end_text(ids, eos) for ids in (chosen, rejected))
         boundary = min(_common_prefix(prompt, chosen), _common_prefix(prompt, rejected))
         arrays = (
-            np.asarray(ids, dtype=np.int32)
-            for ids in (prompt[:boundary], chosen[boundary:], rejected[boundary:])
+            np.asarray(ids, dtype=np.int32) for ids in (prompt[:boundary], chosen[boundary:], rejected[boundary:])
         )
         yield TokenPair(pair.id, *arrays), len(prompt)
 

@@ -12,9 +12,9 @@ from preftune.data.read import Reading, fingerprint, read_pairs
 from preftune.data.records import Pair
 from preftune.data.settings import DataConfig
 from preftune.data.split import prompt_key, split_by_prompt
-from preftune.data.tokens import Dropped, Tokenized, encode_prompt, render_prompt, tokenize_pairs
-from preftune.errors import PreftuneError
+from preftune.data.tokens import Dropped, Tokenized, encode_prompt, tokenize_pairs
 from preftune.durable import write_json
+from preftune.errors import PreftuneError
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def write_audit(data: PairData, tokens: dict[str, Tokenized], folder: Path) -> d
 
 
 def to_tokens(
-    pairs: tuple[Pair, ...], tokenizer: Any, config: DataConfig, progress: Callable[[int], object] | None = None
+    pairs: tuple[Pair, ...],
+    tokenizer: Any,
+    config: DataConfig,
+    progress: Callable[[int], object] | None = None,
 ) -> Tokenized:
     """The pairs as tokens, by the config's limits."""
     return tokenize_pairs(
@@ -129,5 +132,11 @@ def _write_rejected(reading: Reading, dropped: list[Dropped], path: Path) -> Non
 
         with path.open("a", encoding="utf-8") as file:
             for one in dropped:
-                row = {"where": f"pair {one.id}", "field": None, "reason": one.reason, "mend": one.mend, "raw": ""}
+                row = {
+                    "where": f"pair {one.id}",
+                    "field": None,
+                    "reason": one.reason,
+                    "mend": one.mend,
+                    "raw": "",
+                }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -119,9 +119,7 @@ class Examiner:
 
     def _scores(self, description: str) -> PairScores:
         with self.reporter.progress(description, len(self.held_out.pairs)) as bar:
-            return score_pairs(
-                self.engine, self.held_out.pairs, self.config.per_device_eval_batch_size, bar.advance
-            )
+            return score_pairs(self.engine, self.held_out.pairs, self.config.per_device_eval_batch_size, bar.advance)
 
     def _completions(self, description: str) -> list[Completion]:
         return self._sample(self.held_out.prompts[: self.config.num_completions], description, temperature=1.0)

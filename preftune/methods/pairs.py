@@ -25,13 +25,11 @@ class PairMethod:
     """
 
     name: str
-    losses: Callable[[PairLogProbs, PairLogProbs], Float[Tensor, "pairs"]]
+    losses: Callable[[PairLogProbs, PairLogProbs], Float[Tensor, pairs]]
     reward_scale: float
 
 
-def pair_step(
-    method: PairMethod, reference: Reference
-) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
+def pair_step(method: PairMethod, reference: Reference) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
     """The step the loop runs: forward pass and loss of a micro-batch, with TRL's metrics."""
 
     def compute(module: nn.Module, batch: Sequence[TokenPair]) -> Computed:

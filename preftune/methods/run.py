@@ -74,9 +74,7 @@ class _References:
     model: FrozenModel
 
 
-def run_pairs(
-    config: PairConfig, method: PairMethod, reporter: Reporter = SILENT, command: str = ""
-) -> RunSummary:
+def run_pairs(config: PairConfig, method: PairMethod, reporter: Reporter = SILENT, command: str = "") -> RunSummary:
     """Trains on preference pairs into ``config.output_dir`` and measures what it changed.
 
     Raises ``PreftuneError`` for what the user can mend: data, model, settings, disk.
@@ -122,7 +120,11 @@ def run_pairs(
 def _start(config: PairConfig) -> Accelerator:
     tune_allocator()
     accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=config.output_dir)
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+    if accelerator.distributed_type not in (
+        DistributedType.NO,
+        DistributedType.MULTI_GPU,
+        DistributedType.MULTI_CPU,
+    ):
         raise PreftuneError(
             f"{accelerator.distributed_type.value} is not supported yet.",
             where="accelerate's configuration",
@@ -202,9 +204,7 @@ def _first_reason(tokens: _Tokens) -> str:
     return (tokens.train.dropped + tokens.evaluation.dropped)[0].reason
 
 
-def _choose_references(
-    config: PairConfig, engine: LogProbEngine, tokens: _Tokens, reporter: Reporter
-) -> _References:
+def _choose_references(config: PairConfig, engine: LogProbEngine, tokens: _Tokens, reporter: Reporter) -> _References:
     """Held-out pairs always from a table, training pairs too unless an adapter for one epoch makes it no cheaper."""
     if config.ref_model is not None:
         model = separate_model(_load_engine(config.model_copy(update={"model": config.ref_model}), engine, reporter))
@@ -246,7 +246,11 @@ def _frozen_model(config: PairConfig, engine: LogProbEngine, references: _Refere
 
 
 def _check_agreement(
-    config: PairConfig, engine: LogProbEngine, reference: Reference, pairs: tuple[TokenPair, ...], reporter: Reporter
+    config: PairConfig,
+    engine: LogProbEngine,
+    reference: Reference,
+    pairs: tuple[TokenPair, ...],
+    reporter: Reporter,
 ) -> None:
     """Where policy and reference are one at the start, their log-probs must be too."""
     if config.ref_model is not None:

@@ -17,5 +17,6 @@ class PairConfig(ModelConfig, DataConfig, TrainingConfig, EvaluationConfig):
 
     ref_model: str | None = Field(None, description="The reference, if it is not the model the run starts from.")
     precompute_ref_log_probs: bool | None = Field(
-        None, description="Reference log-probs computed once and cached; unset: unless an adapter runs one epoch."
+        None,
+        description="Reference log-probs computed once and cached; unset: unless an adapter runs one epoch.",
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from preftune.durable import explained_errors
 from preftune.errors import PreftuneError
 from preftune.models.settings import ModelConfig
-from preftune.durable import explained_errors
 
 
 def add_adapter(model: nn.Module, config: ModelConfig) -> nn.Module:

@@ -145,7 +145,7 @@ class _DenseAttention(torch.autograd.Function):
         grad = grad.reshape(q.shape)
         grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
         grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
         grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale).view(heads, tokens, width)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
         return grad_q, grad_k, grad_v, None, None

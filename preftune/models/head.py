@@ -23,8 +23,8 @@ class Head:
     softcap: float | None = None
 
     def log_probs(
-        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, "targets"]
-    ) -> tuple[Float[Tensor, "targets"], Float[Tensor, "targets"]]:
+        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, targets]
+    ) -> tuple[Float[Tensor, targets], Float[Tensor, targets]]:
         """log p(target) in nats, with gradients, and each distribution's entropy, without; both float32."""
         weight, bias, device = self.module.weight, self.module.bias, hidden.device.type
         if torch.is_autocast_enabled(device):
@@ -71,9 +71,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         entropy, log_normaliser = torch.empty_like(log_probs), torch.empty_like(log_probs)
         # Under no_grad needs_input_grad still says True for every parameter.
         needs_grad = with_grad and any(ctx.needs_input_grad)
-        save = (
-            needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
-        )
+        save = needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
         saved = hidden.new_empty(n, vocab) if save else None
         for rows in _chunks(n):
             logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)

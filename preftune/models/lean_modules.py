@@ -29,7 +29,10 @@ def make_lean(model: nn.Module) -> int:
 def restore(model: nn.Module) -> None:
     """Gives every module its class's own forward pass back."""
     for module in model.modules():
-        if isinstance(vars(module).get("forward"), partial) and module.forward.func in (_rms_norm, _gated_mlp):
+        if isinstance(vars(module).get("forward"), partial) and module.forward.func in (
+            _rms_norm,
+            _gated_mlp,
+        ):
             del module.forward
 
 

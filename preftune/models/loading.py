@@ -27,7 +27,9 @@ def load_tokenizer(config: ModelConfig) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise PreftuneError(
-            f"No tokenizer can be loaded ({_first_line(error)}).", where=source, mend="Name one by --tokenizer."
+            f"No tokenizer can be loaded ({_first_line(error)}).",
+            where=source,
+            mend="Name one by --tokenizer.",
         ) from error
     if config.chat_template_path is not None:
         tokenizer.chat_template = _read_template(Path(config.chat_template_path))
@@ -128,7 +130,10 @@ def _load_with_adapter(config: ModelConfig, trainable: bool) -> nn.Module:
         raise PreftuneError("The adapter does not say what model it belongs to.", where=str(folder))
     model = _load_plain(config, base)
     return PeftModel.from_pretrained(
-        model, folder, is_trainable=trainable, autocast_adapter_dtype=False  # type: ignore[arg-type]
+        model,
+        folder,
+        is_trainable=trainable,
+        autocast_adapter_dtype=False,  # type: ignore[arg-type]
     )
 
 
@@ -137,9 +142,7 @@ def _require_causal(place: str, config: ModelConfig) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
-        found = AutoConfig.from_pretrained(
-            place, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        found = AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise PreftuneError(
             f"No model is found here ({_first_line(error)}).",
@@ -149,7 +152,9 @@ def _require_causal(place: str, config: ModelConfig) -> None:
     names = [name for name in (getattr(found, "architectures", None) or []) if name]
     is_remote = bool(getattr(found, "auto_map", None)) and config.trust_remote_code
     is_known = found.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or is_remote
-    says_other = names and not any("CausalLM" in name or "LMHead" in name or "ConditionalGeneration" in name for name in names)
+    says_other = names and not any(
+        "CausalLM" in name or "LMHead" in name or "ConditionalGeneration" in name for name in names
+    )
     if getattr(found, "is_encoder_decoder", False) or not is_known or says_other:
         what = names[0] if names else found.model_type
         raise PreftuneError(

@@ -32,16 +32,16 @@ PATHS: tuple[Path, ...] = ("packed", "masked", "plain", "logits")
 class CompletionLogProbs:
     """Log-probs (nats) of every completion token, and which sequence each belongs to."""
 
-    per_token: Float[Tensor, "targets"]
-    entropy: Float[Tensor, "targets"]
-    sequence: Int[Tensor, "targets"]
+    per_token: Float[Tensor, targets]
+    entropy: Float[Tensor, targets]
+    sequence: Int[Tensor, targets]
     n_sequences: int
 
-    def sums(self) -> Float[Tensor, "sequences"]:
+    def sums(self) -> Float[Tensor, sequences]:
         """log p(completion | prompt) of each sequence."""
         return self._add(self.per_token)
 
-    def lengths(self) -> Float[Tensor, "sequences"]:
+    def lengths(self) -> Float[Tensor, sequences]:
         """Completion tokens of each sequence."""
         return self._add(torch.ones_like(self.per_token))
 
@@ -88,7 +88,7 @@ def completion_log_probs(model: nn.Module, groups: Sequence[Group], path: Path) 
 
 def choose_path(model: nn.Module, note: Callable[[str], None]) -> Path:
     """The cheapest path that gives the full-logits numbers on a small batch of this very model."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         truth = _probe(model, "logits")
@@ -101,7 +101,8 @@ def choose_path(model: nn.Module, note: Callable[[str], None]) -> Path:
         else:
             path = "logits"
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     if reasons:
         note(f"log-probs take the '{path}' path, which costs more ({'; '.join(reasons)})")
     return path
@@ -161,14 +162,14 @@ def _from_logits(inner: Any, layout: Layout, targets: Tensor) -> tuple[Tensor, T
 
 def _why_not(model: nn.Module, path: Path, truth: Tensor) -> str | None:
     """Why ``path`` does not serve this model, or None where it does."""
-    inner = causal_model(model)
+    inner: Any = causal_model(model)
     if find_head(inner) is None:
         return "the LM head is more than one matrix"
     if path != "plain" and _text_config(inner, "attention_chunk_size"):
         return "attention is chunked"
     if path == "masked" and _window(inner):
         return "attention has a sliding window"
-    before = inner.config._attn_implementation  # type: ignore[union-attr]
+    before = inner.config._attn_implementation
     try:
         _use_attention(inner, path)
         difference = float((_probe(model, path) - truth).abs().max())

@@ -110,9 +110,7 @@ def starting_weights(engine: LogProbEngine) -> FrozenModel:
 
 def live(model: FrozenModel) -> Reference:
     """``model`` asked anew for every batch."""
-    return Reference(
-        model.kind, lambda pairs: model.sums(pair_groups(pairs)).view(-1, 2), model.fingerprint
-    )
+    return Reference(model.kind, lambda pairs: model.sums(pair_groups(pairs)).view(-1, 2), model.fingerprint)
 
 
 def computed_once(

@@ -56,17 +56,13 @@ def as_text(content: Any) -> str:
     """Text or a list of chat messages as text, cut where it is very long."""
     if isinstance(content, list):
         messages = [message for message in content if isinstance(message, Mapping)]
-        content = "\n".join(
-            f"{message.get('role', '')}: {message.get('content', '')}" for message in messages
-        )
+        content = "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)
     return cut(content if isinstance(content, str) else str(content or ""), _LONGEST)
 
 
 def _exchange(group: Sequence[Mapping[str, Any]]) -> Exchange:
     ordered = sorted(group, key=lambda sample: finite(sample.get("step")) or 0.0)
-    by_stage = {
-        stage: [s for s in ordered if s.get("stage") == stage] for stage in ("before", "during", "after")
-    }
+    by_stage = {stage: [s for s in ordered if s.get("stage") == stage] for stage in ("before", "during", "after")}
     before, during, after = by_stage["before"], by_stage["during"], by_stage["after"]
     return Exchange(
         prompt=as_text(group[0].get("prompt")),

@@ -80,8 +80,7 @@ def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
         used=None if used is None else show_number(used),
         used_percent=100 * used / read if read and used is not None and 0 <= used <= read else None,
         reasons=[
-            Fact(humanise(str(reason)), show_plain(count))
-            for reason, count in islice(rejected.items(), _MOST_REASONS)
+            Fact(humanise(str(reason)), show_plain(count)) for reason, count in islice(rejected.items(), _MOST_REASONS)
         ],
         miscount=_miscount(read, used, rejected),
         lengths=_length_tables(audit),
@@ -98,9 +97,7 @@ def view_findings(raw: Any) -> list[Finding]:
 
 def show_row(row: Mapping[str, Any]) -> str:
     """A row that was left out, on one line."""
-    return "; ".join(
-        f"{humanise(str(key))}: {cut(show_plain(value), 120)}" for key, value in islice(row.items(), 6)
-    )
+    return "; ".join(f"{humanise(str(key))}: {cut(show_plain(value), 120)}" for key, value in islice(row.items(), 6))
 
 
 def _finding(entry: Mapping[str, Any]) -> Finding:
@@ -120,10 +117,7 @@ def _evidence(evidence: Any) -> str:
     """Evidence as a sentence; named figures are held to the rule for shares like any other."""
     if not isinstance(evidence, Mapping):
         return show_plain(evidence) if evidence else ""
-    shown = (
-        f"{fact.label} {fact.value}" + (f" ({fact.remark})" if fact.remark else "")
-        for fact in _facts(evidence)
-    )
+    shown = (f"{fact.label} {fact.value}" + (f" ({fact.remark})" if fact.remark else "") for fact in _facts(evidence))
     return "; ".join(islice(shown, 12)) + "."
 
 
@@ -166,11 +160,7 @@ def _lengths(caption: str, lengths: Mapping[str, Any]) -> Table | None:
 
 def _length(value: Any) -> str:
     number = finite(value)
-    return (
-        show_plain(value or "")
-        if number is None
-        else show_number(number, None if number == int(number) else 1)
-    )
+    return show_plain(value or "") if number is None else show_number(number, None if number == int(number) else 1)
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[Fact]:

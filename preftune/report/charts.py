@@ -94,9 +94,7 @@ def _train_and_eval(*names: str) -> tuple[Line, ...]:
 
 
 CHARTS = (
-    Chart(
-        "loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")
-    ),
+    Chart("loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")),
     Chart(
         "accuracy",
         "Reward accuracy",
@@ -183,9 +181,7 @@ def _draw(chart: Chart, series: list[_Series]) -> Drawing:
     axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=_COLOURS["alarm"])
     notes = [chart.note]
     if gaps:
-        notes.append(
-            f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks)."
-        )
+        notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
     if axes.get_yscale() == "log":
         notes.append("Logarithmic axis.")
     legend = [_legend_entry(chart, one) for one in series]

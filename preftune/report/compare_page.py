@@ -107,9 +107,7 @@ def _rows(names: Sequence[str], measured: Sequence[Any]) -> list[ComparisonRow]:
 def _headline(names: Sequence[str], rows: Sequence[ComparisonRow]) -> str:
     if not rows:
         return " and ".join(names) if len(names) < 3 else f"{len(names)} models side by side"
-    values = [
-        f"{show_value(measure)} for {name}" for name, measure in zip(names, rows[0].measures, strict=True)
-    ]
+    values = [f"{show_value(measure)} for {name}" for name, measure in zip(names, rows[0].measures, strict=True)]
     return f"{rows[0].title}: {', '.join(values)}"
 
 

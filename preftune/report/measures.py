@@ -39,9 +39,7 @@ class Measure:
     @property
     def is_share(self) -> bool:
         """True for a share between 0 and 1, or a difference of two; it is printed in percent."""
-        return self.unit.lower() in _SHARE_UNITS or (
-            self.unit.lower() in _NO_UNITS and names_a_share(self.name)
-        )
+        return self.unit.lower() in _SHARE_UNITS or (self.unit.lower() in _NO_UNITS and names_a_share(self.name))
 
     @property
     def is_printable(self) -> bool:
@@ -132,11 +130,7 @@ def show_plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.10g}"
-    if (
-        isinstance(value, list)
-        and len(value) <= 8
-        and all(isinstance(part, str | int | float) for part in value)
-    ):
+    if isinstance(value, list) and len(value) <= 8 and all(isinstance(part, str | int | float) for part in value):
         return ", ".join(show_plain(part) for part in value)
     return cut(value if isinstance(value, str) else _SHORT.repr(value), 600)
 

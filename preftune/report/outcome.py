@@ -141,9 +141,7 @@ def _headline(row: Row) -> str:
 
 def _sentences(row: Row) -> list[str]:
     sides = (("Before", row.before), ("After", row.after))
-    told = [
-        f"{side}: {show_value(measure)} ({show_interval(measure)})." for side, measure in sides if measure
-    ]
+    told = [f"{side}: {show_value(measure)} ({show_interval(measure)})." for side, measure in sides if measure]
     if row.change not in ("", "—"):
         told.append(f"Difference on the same examples: {row.change} ({row.change_interval}).")
     return [" ".join(told), row.verdict.sentence]
@@ -151,9 +149,7 @@ def _sentences(row: Row) -> list[str]:
 
 def _summary(rows: Sequence[Row]) -> list[str]:
     """One sentence on the measures that the headline is not about."""
-    moved = [
-        f"{row.title} ({row.verdict.direction})" for row in rows if row.verdict.direction in ("rose", "fell")
-    ]
+    moved = [f"{row.title} ({row.verdict.direction})" for row in rows if row.verdict.direction in ("rose", "fell")]
     still = [row.title for row in rows if row.verdict.direction in ("unchanged", "unclear")]
     sentences = []
     if moved:

@@ -105,9 +105,7 @@ def _facts(
     facts.append(("Reference", {True: "unmoved", False: "moved", None: "not checked"}[reference.is_same]))
     if noticed := [*findings, *(audit.findings if audit else [])]:
         counts = Counter(finding.severity for finding in noticed)
-        facts.append(
-            ("Findings", ", ".join(_counted(counts[kind], kind) for kind in SEVERITIES if counts[kind]))
-        )
+        facts.append(("Findings", ", ".join(_counted(counts[kind], kind) for kind in SEVERITIES if counts[kind])))
     if files.problems:
         facts.append(("Missing or damaged", _counted(len(files.problems), "file")))
     return facts
@@ -132,9 +130,7 @@ def _training(metrics: Sequence[dict[str, Any]]) -> list[str]:
     ]
     speeds = (("pairs_per_second", "pairs"), ("tokens_per_second", "tokens"))
     rates = [
-        f"{float(f'{median(found):.3g}'):,.10g} {noun}"
-        for key, noun in speeds
-        if (found := _column(metrics, key))
+        f"{float(f'{median(found):.3g}'):,.10g} {noun}" for key, noun in speeds if (found := _column(metrics, key))
     ]
     if rates:
         told.append(f"Median speed: {' and '.join(rates)} a second.")

@@ -39,22 +39,16 @@ def view_reference(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
     ``checks`` of the record counts how often the hash was taken; where it says once, that is no check.
     """
     records = {"": config.get("reference"), "evaluation: ": evaluation.get("reference")}
-    entries = [
-        (f"{place}{label}", text) for place, record in records.items() for label, text in _leaves(record)
-    ]
+    entries = [(f"{place}{label}", text) for place, record in records.items() for label, text in _leaves(record)]
     hashes = [text.lower() for label, text in entries if _is_hash(label, text)]
-    counts = [
-        count for record in records.values() if (count := finite(mapping(record).get("checks"))) is not None
-    ]
+    counts = [count for record in records.values() if (count := finite(mapping(record).get("checks"))) is not None]
     checks = int(max(counts, default=len(hashes)))
     if len(set(hashes)) > 1:
         sentence = "The reference moved: its hashes differ, so rewards and KL of this run cannot be trusted."
         return ReferenceCheck(False, sentence, entries)
     if checks < 2 or len(hashes) < 2:
         return ReferenceCheck(None, "Not checked: no second hash of the reference is on record.", entries)
-    sentence = (
-        f"The reference did not move: its hash was the same at {checks} checks, the first at the start."
-    )
+    sentence = f"The reference did not move: its hash was the same at {checks} checks, the first at the start."
     return ReferenceCheck(True, sentence, entries)
 
 

@@ -44,9 +44,7 @@ class RunFiles:
 def read_run(run: Path) -> RunFiles:
     """The files of a run; raises PreftuneError only where the folder is no run at all."""
     if not run.is_dir():
-        raise PreftuneError(
-            "There is no run folder here.", where=str(run), mend="Give the --output of a run."
-        )
+        raise PreftuneError("There is no run folder here.", where=str(run), mend="Give the --output of a run.")
     if not any((run / name).exists() for name in FILES):
         mend = f"At least one of {', '.join(FILES)} is needed."
         raise PreftuneError("This folder holds no run.", where=str(run), mend=mend)
@@ -163,9 +161,7 @@ def _merge_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _list_checkpoints(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    names = (
-        re.fullmatch(r"step-(\d{1,12})", entry.name, re.ASCII) for entry in folder.iterdir() if entry.is_dir()
-    )
+    names = (re.fullmatch(r"step-(\d{1,12})", entry.name, re.ASCII) for entry in folder.iterdir() if entry.is_dir())
     return sorted(int(name[1]) for name in names if name)
 
 

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from preftune.errors import PreftuneError
 from preftune.durable import explained_errors, sync_file, sync_folder, write_synced
+from preftune.errors import PreftuneError
 
 FORMAT = 1
 MANIFEST, VALUES = "manifest.json", "values.json"

@@ -75,7 +75,12 @@ class TrainingResult:
 
 
 def train(
-    work: Work[Any], settings: TrainingConfig, learning_rate: float, folder: Path, accelerator: Accelerator, watch: Watch
+    work: Work[Any],
+    settings: TrainingConfig,
+    learning_rate: float,
+    folder: Path,
+    accelerator: Accelerator,
+    watch: Watch,
 ) -> TrainingResult:
     """Trains ``work.module`` in place, from its newest checkpoint in ``folder`` where ``settings.resume``.
 
@@ -145,9 +150,7 @@ def _take_step(
     watch.on_step(state.step + 1, {name: float(value) / float(n) for name, (value, n) in figures.items()})
 
 
-def _skip(
-    work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state: LoopState, watch: Watch
-) -> None:
+def _skip(work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state: LoopState, watch: Watch) -> None:
     state.nan_steps += 1
     state.nan_in_a_row += 1
     where = first_non_finite(work.module, optimizer)
@@ -163,7 +166,12 @@ def _skip(
 
 
 def _log(
-    state: LoopState, work: Work[Any], log: MetricsLog, accelerator: Accelerator, meter: Throughput, watch: Watch
+    state: LoopState,
+    work: Work[Any],
+    log: MetricsLog,
+    accelerator: Accelerator,
+    meter: Throughput,
+    watch: Watch,
 ) -> None:
     values = _over_processes(state.averages, accelerator).take()
     values |= {"learning_rate": state.learning_rate, "nan_steps": float(state.nan_steps)}

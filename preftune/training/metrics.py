@@ -118,9 +118,7 @@ class Averages:
     def take(self) -> dict[str, float]:
         """Sum / weight of each name since the last call, NaN where the weight is zero; starts anew."""
         self._settle()
-        averages = {
-            name: total / weight if weight else math.nan for name, (total, weight) in self._totals.items()
-        }
+        averages = {name: total / weight if weight else math.nan for name, (total, weight) in self._totals.items()}
         self._totals = {}
         return averages
 
@@ -202,9 +200,7 @@ def _to_floats(numbers: Sequence[Tensor | float]) -> list[float]:
         else:
             groups[number.device, number.dtype].append((place, number))
     for group in groups.values():
-        for place, number in zip(
-            (place for place, _ in group), _transfer([t for _, t in group]), strict=True
-        ):
+        for place, number in zip((place for place, _ in group), _transfer([t for _, t in group]), strict=True):
             floats[place] = float(number)
     return floats
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preftune.errors import PreftuneError
 from preftune.durable import BINARY, explained_errors, write_all
+from preftune.errors import PreftuneError
 
 try:
     import fcntl
@@ -44,9 +44,7 @@ def open_run(path: Path, *, resume: bool) -> Iterator[Path]:
 def _make(path: Path) -> None:
     with explained_errors(path):
         if path.exists() and not path.is_dir():
-            raise PreftuneError(
-                "This is a file, not a folder.", where=str(path), mend="Choose another --output."
-            )
+            raise PreftuneError("This is a file, not a folder.", where=str(path), mend="Choose another --output.")
         path.mkdir(parents=True, exist_ok=True)
 
 

@@ -7,9 +7,7 @@ from preftune.audit.basics import audit_basics
 from preftune.data.read import Reading, read_pairs
 
 
-def row(
-    number: int, chosen: str | None = None, rejected: str | None = None, prompt: str | None = None
-) -> dict:
+def row(number: int, chosen: str | None = None, rejected: str | None = None, prompt: str | None = None) -> dict:
     """One of many rows that differ; every second one has the longer side chosen."""
     short, long = f"s {number:04}", f"long {number:04}"
     sides = (long, short) if number % 2 else (short, long)
@@ -102,9 +100,7 @@ def test_evaluation_prompts_in_training_are_named() -> None:
 def test_many_rows_left_out_are_a_finding_with_places_and_the_first_mend() -> None:
     bad = [{"prompt": "q"}] * 10
     assert "many-rejected" not in findings(read_pairs([*HEALTHY, *bad]))
-    finding = findings(read_pairs([*HEALTHY, *bad, {"prompt": None, "chosen": "a", "rejected": "b"}]))[
-        "many-rejected"
-    ]
+    finding = findings(read_pairs([*HEALTHY, *bad, {"prompt": None, "chosen": "a", "rejected": "b"}]))["many-rejected"]
     assert finding.evidence == "11 of 211 rows: missing-field 10, null-field 1."
     assert finding.rows[0] == "row 201" and "At row 201: The row has prompt" in finding.remedy
 

@@ -80,8 +80,7 @@ def waiting() -> None:
 
 NAMES = ("audit", "dpo", "wrong_input", "broken", "stopped", "talkative", "waiting")
 COMMAND_TABLE = {
-    name: Command(f"fake_commands:{name}", f"The line of {name}.", takes_settings=name == "dpo")
-    for name in NAMES
+    name: Command(f"fake_commands:{name}", f"The line of {name}.", takes_settings=name == "dpo") for name in NAMES
 }
 IN_A_PROCESS = (
     "import sys; from preftune.cli.main import Command, main; "
@@ -199,15 +198,11 @@ def test_bad_input_is_one_line_and_exit_2(preftune: Callable[..., tuple[int, str
 def test_bad_input_is_a_document_too(preftune: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = preftune("wrong_input", "--json")
     assert code == 2
-    assert json.loads(out) == {
-        "error": {"what": "The prompt is empty.", "where": "pairs.jsonl:3", "mend": "Fill it."}
-    }
+    assert json.loads(out) == {"error": {"what": "The prompt is empty.", "where": "pairs.jsonl:3", "mend": "Fill it."}}
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    ("name", "exit_code", "told"), [("broken", 70, "--debug"), ("stopped", 130, "stopped")]
-)
+@pytest.mark.parametrize(("name", "exit_code", "told"), [("broken", 70, "--debug"), ("stopped", 130, "stopped")])
 def test_other_ends_are_one_line_with_their_exit_code(
     preftune: Callable[..., tuple[int, str, str]], name: str, exit_code: int, told: str
 ) -> None:
@@ -397,9 +392,7 @@ def test_settings_help_tells_every_field_with_its_default(monkeypatch: pytest.Mo
 
 
 def test_document_is_strict_json_whatever_it_holds() -> None:
-    text = to_json(
-        {"nan": float("nan"), "path": Path("a"), "set": {1}, "word": "é", 3: (float("-inf"), True)}
-    )
+    text = to_json({"nan": float("nan"), "path": Path("a"), "set": {1}, "word": "é", 3: (float("-inf"), True)})
     assert text.isascii()
     assert json.loads(text) == {"nan": None, "path": "a", "set": [1], "word": "é", "3": [None, True]}
 

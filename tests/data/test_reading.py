@@ -22,9 +22,7 @@ def test_every_row_is_either_a_record_or_reported(tmp_path: Path) -> None:
     assert [row.where for row in reading.rejected] == [f"row {number}" for number in range(2, 7)]
     assert reading.reasons() == {"missing-field": 2, "not-utf-8": 1, "not-an-object": 1, "identical-sides": 1}
     reading.write_rejected(tmp_path / "rejected.jsonl")
-    written = [
-        json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    written = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["reason"] for row in written] == [row.reason for row in reading.rejected]
     assert json.loads(written[-1]["raw"]) == GOOD | {"chosen": "no"}
     with pytest.raises(PreftuneError, match="cannot be written"):

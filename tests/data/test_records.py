@@ -11,19 +11,14 @@ from preftune.data.shapes import pair_from_row
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())
 JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**60), 2**60)
-    | st.text(st.characters(exclude_categories=["Cs"])),
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=6,
 )
 
 
 def messages(role: str) -> st.SearchStrategy[tuple[Message, ...]]:
-    extra = st.dictionaries(
-        st.sampled_from(["name", "tool_calls"]), JSON_VALUES.filter(lambda v: v is not None)
-    )
+    extra = st.dictionaries(st.sampled_from(["name", "tool_calls"]), JSON_VALUES.filter(lambda v: v is not None))
     one = st.builds(lambda text, more: Message(role=role, content=text, **more), WORDS, extra)
     return st.lists(one, min_size=1, max_size=3).map(tuple)
 
@@ -65,9 +60,7 @@ def test_a_pair_comes_back_from_its_row_unchanged(pair: Pair) -> None:
 
 def test_the_row_is_trls_with_absent_fields_left_out() -> None:
     text = Pair(prompt="p", chosen="c", rejected="r", id="1")
-    chat = pair_from_row(
-        {"prompt": "p", "chosen": [turn("c")], "rejected": [turn("r")], "margin": 2, "id": 7}
-    )
+    chat = pair_from_row({"prompt": "p", "chosen": [turn("c")], "rejected": [turn("r")], "margin": 2, "id": 7})
     assert text.as_row() == {"prompt": "p", "chosen": "c", "rejected": "r", "id": "1"}
     assert chat.as_row() == {
         "prompt": [{"role": "user", "content": "p"}],

@@ -145,9 +145,7 @@ def test_dialogues_that_part_at_the_users_turn_go_back_to_the_shared_answer() ->
 
 
 @given(st.text("ab \n", min_size=1), st.text("ab \n"), st.text("ab \n"))
-def test_an_implicit_text_prompt_loses_no_character_and_splits_no_word(
-    start: str, left: str, right: str
-) -> None:
+def test_an_implicit_text_prompt_loses_no_character_and_splits_no_word(start: str, left: str, right: str) -> None:
     chosen, rejected = f"{start}{left}", f"{start}{right}"
     try:
         prompt, first, second = content(pair_from_row({"chosen": chosen, "rejected": rejected}))

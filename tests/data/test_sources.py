@@ -13,9 +13,7 @@ import pytest
 from preftune.data.read import Reading, read_pairs
 from preftune.errors import PreftuneError
 
-ROWS = [
-    {"prompt": f"q{number}", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(5)
-]
+ROWS = [{"prompt": f"q{number}", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(5)]
 CHAT_ROWS = [
     {
         "prompt": [{"role": "user", "content": row["prompt"]}],
@@ -33,9 +31,7 @@ def lines(rows: Iterable[Any]) -> bytes:
 def table(rows: list[dict[str, Any]], delimiter: str) -> bytes:
     cells = [[cell if isinstance(cell, str) else json.dumps(cell) for cell in row.values()] for row in rows]
     written: list[str] = []
-    csv.writer(type("Lines", (), {"write": written.append}), delimiter=delimiter).writerows(
-        [list(rows[0]), *cells]
-    )
+    csv.writer(type("Lines", (), {"write": written.append}), delimiter=delimiter).writerows([list(rows[0]), *cells])
     return "".join(written).encode()
 
 
@@ -82,9 +78,7 @@ def as_cell(value: Any) -> str:
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("rows", [ROWS, CHAT_ROWS], ids=["text", "chat"])
-def test_every_kind_of_file_gives_the_same_pairs(
-    tmp_path: Path, kind: str, rows: list[dict[str, Any]]
-) -> None:
+def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
     name, write = WRITERS[kind]
     path = tmp_path / name
     path.write_bytes(write(rows))
@@ -287,8 +281,6 @@ def test_a_hub_without_network_is_an_error_in_one_sentence(monkeypatch: pytest.M
         raise ConnectionError("Couldn't reach the hub\nmore lines")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(
-        PreftuneError, match=r"someone/pairs: .*Couldn't reach the hub Check the name"
-    ) as caught:
+    with pytest.raises(PreftuneError, match=r"someone/pairs: .*Couldn't reach the hub Check the name") as caught:
         read_pairs("someone/pairs")
     assert "more lines" not in str(caught.value)

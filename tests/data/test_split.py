@@ -22,9 +22,7 @@ def pairs_of(sizes: list[int]) -> list[Pair]:
 
 
 @given(GROUPS, st.floats(0.001, 0.999), st.integers())
-def test_whole_prompts_go_to_one_side_and_nothing_is_lost(
-    sizes: list[int], fraction: float, seed: int
-) -> None:
+def test_whole_prompts_go_to_one_side_and_nothing_is_lost(sizes: list[int], fraction: float, seed: int) -> None:
     pairs = pairs_of(sizes)
     train, evaluation = split_by_prompt(pairs, fraction, seed)
     assert train and evaluation
@@ -37,9 +35,7 @@ def test_whole_prompts_go_to_one_side_and_nothing_is_lost(
 
 
 @given(GROUPS, st.floats(0.01, 0.99), st.integers(), st.randoms())
-def test_the_order_of_rows_does_not_matter(
-    sizes: list[int], fraction: float, seed: int, rng: random.Random
-) -> None:
+def test_the_order_of_rows_does_not_matter(sizes: list[int], fraction: float, seed: int, rng: random.Random) -> None:
     pairs = pairs_of(sizes)
     shuffled = rng.sample(pairs, len(pairs))
     first, second = (split_by_prompt(rows, fraction, seed)[1] for rows in (pairs, shuffled))

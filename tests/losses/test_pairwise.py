@@ -64,9 +64,7 @@ def test_half_the_labels_flipped_makes_the_sides_equal(row: tuple[float, ...], b
 
 @settings(deadline=None)
 @given(FOUR, BETAS)
-def test_gradient_is_beta_times_the_sigmoid_of_the_negative_margin(
-    row: tuple[float, ...], beta: float
-) -> None:
+def test_gradient_is_beta_times_the_sigmoid_of_the_negative_margin(row: tuple[float, ...], beta: float) -> None:
     columns = [column.requires_grad_() for column in _columns([row])]
     gradients = torch.autograd.grad(dpo(*columns, beta=beta).sum(), columns)
     weight = beta * torch.sigmoid(-beta * log_ratio_margin(*columns)).item()
@@ -89,9 +87,7 @@ def test_only_ratios_to_the_reference_count(
 
 @settings(deadline=None)
 @given(FOUR, BETAS, st.floats(0, 0.49))
-def test_loss_is_never_below_the_entropy_of_the_labels(
-    row: tuple[float, ...], beta: float, smoothing: float
-) -> None:
+def test_loss_is_never_below_the_entropy_of_the_labels(row: tuple[float, ...], beta: float, smoothing: float) -> None:
     entropy = -sum(p * math.log(p) for p in (smoothing, 1 - smoothing) if p)
     assert dpo(*_columns([row]), beta=beta, label_smoothing=smoothing).item() >= entropy - 1e-12
 
@@ -131,9 +127,7 @@ def test_tabular_optimum_under_flipped_labels(flips: float, plain: float, conser
     seen = 0.9 * (1 - flips) + 0.1 * flips
 
     def expected_loss(smoothing: float) -> Callable[[Tensor], Tensor]:
-        return lambda h: (
-            seen * _loss_of_margin(h, 1.0, smoothing) + (1 - seen) * _loss_of_margin(-h, 1.0, smoothing)
-        )
+        return lambda h: seen * _loss_of_margin(h, 1.0, smoothing) + (1 - seen) * _loss_of_margin(-h, 1.0, smoothing)
 
     assert _optimal_margin(expected_loss(0.0)) == pytest.approx(plain, abs=5e-4)
     assert _optimal_margin(expected_loss(flips)) == pytest.approx(conservative, abs=5e-4)

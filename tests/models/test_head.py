@@ -12,17 +12,13 @@ from tests.models import tiny_models
 
 WIDTH, VOCAB = 16, 61
 CHUNK_BORDERS = [0, 1, CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1]
-EXTRAS = pytest.mark.parametrize(
-    ("scale", "softcap"), [(1.0, None), (0.25, None), (1.0, 5.0), (3.0, 4.0)], ids=str
-)
+EXTRAS = pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.25, None), (1.0, 5.0), (3.0, 4.0)], ids=str)
 
 
 @pytest.mark.parametrize("n", CHUNK_BORDERS)
 @pytest.mark.parametrize("bias", [False, True])
 @EXTRAS
-def test_values_and_gradients_equal_autograds(
-    n: int, bias: bool, scale: float, softcap: float | None
-) -> None:
+def test_values_and_gradients_equal_autograds(n: int, bias: bool, scale: float, softcap: float | None) -> None:
     _check(n, bias, scale, softcap)
 
 

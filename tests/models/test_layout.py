@@ -66,8 +66,7 @@ def test_a_packed_row_holds_each_prompt_once_and_nothing_else(groups: list[Group
 @given(groups=GROUPS)
 def test_a_completions_last_token_is_no_input(groups: list[Group], share_prompt: bool) -> None:
     marked = [
-        Group(group.prompt, tuple([*completion[:-1], 0] for completion in group.completions))
-        for group in groups
+        Group(group.prompt, tuple([*completion[:-1], 0] for completion in group.completions)) for group in groups
     ]  # 0 occurs nowhere else
     layout = lay_out(marked, share_prompt=share_prompt, pad_to_rows=True, pad_id=1)
     assert not (layout.input_ids == 0).any()
@@ -77,9 +76,7 @@ def test_a_completions_last_token_is_no_input(groups: list[Group], share_prompt:
 @EVERY_WAY
 @settings(max_examples=40, deadline=None)
 @given(groups=GROUPS, pad_id=st.integers(0, 96))
-def test_padding_stands_at_the_end_and_is_masked(
-    groups: list[Group], pad_id: int, share_prompt: bool
-) -> None:
+def test_padding_stands_at_the_end_and_is_masked(groups: list[Group], pad_id: int, share_prompt: bool) -> None:
     layout = lay_out(groups, share_prompt=share_prompt, pad_to_rows=True, pad_id=pad_id)
     mask = layout.attention_mask()
     assert mask.sum(1).tolist() == [segment.length for segment in layout.segments]
@@ -142,9 +139,7 @@ def _predictions(layout: Layout) -> list[tuple[list[int], int, int]]:
 
 def _owners(layout: Layout) -> list[list[tuple[int, int] | None]]:
     """Of each token: its segment and branch (-1 for the prompt); None for padding."""
-    owners: list[list[tuple[int, int] | None]] = [
-        [None] * layout.input_ids.shape[1] for _ in layout.input_ids
-    ]
+    owners: list[list[tuple[int, int] | None]] = [[None] * layout.input_ids.shape[1] for _ in layout.input_ids]
     for index, segment in enumerate(layout.segments):
         branches = [-1] * segment.prompt
         for branch, length in enumerate(segment.completions):

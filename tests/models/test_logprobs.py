@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from preftune.errors import PreftuneError
 from preftune.losses import dpo
 from preftune.models import attention
-from preftune.models.layout import Group
+from preftune.models.layout import Group, Segment
 from preftune.models.logprobs import PATHS, LogProbEngine, Path, causal_model, choose_path
 from tests.models import tiny_models
 
@@ -223,16 +223,29 @@ def test_choosing_a_path_leaves_no_trace_but_the_attention() -> None:
     generator = torch.get_rng_state()
     LogProbEngine(model)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert model.training and all(p.grad is None for p in model.parameters())
+    assert model.training and not model.model.layers[0].mlp.training
+    assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert attention.NAME not in model.config.to_json_string()
 
 
-def test_a_fallback_gives_the_model_its_own_attention_back() -> None:
+def test_a_refused_path_gives_the_model_its_own_attention_back() -> None:
     model: Any = tiny_models.gemma2()
     before = model.config._attn_implementation
     LogProbEngine(model)
     assert model.config._attn_implementation == before
+
+
+def test_a_path_with_other_numbers_gives_the_model_its_own_attention_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Segment, "sees", lambda segment: torch.ones(segment.length, segment.length).tril().bool())
+    model: Any = tiny_models.llama()
+    before = model.config._attn_implementation
+    notes: list[str] = []
+    assert choose_path(model, notes.append) == "plain"
+    assert model.config._attn_implementation == before
+    assert notes[0].count("differ by") == 2
 
 
 @EVERY_PATH

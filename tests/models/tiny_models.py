@@ -116,15 +116,11 @@ def granite() -> nn.Module:
 
 def cohere() -> nn.Module:
     """Multiplies its logits."""
-    return _build(
-        tf.CohereConfig, tf.CohereForCausalLM, GATED | {"logit_scale": 0.25, "tie_word_embeddings": True}
-    )
+    return _build(tf.CohereConfig, tf.CohereForCausalLM, GATED | {"logit_scale": 0.25, "tie_word_embeddings": True})
 
 
 def mixtral() -> nn.Module:
-    return _build(
-        tf.MixtralConfig, tf.MixtralForCausalLM, GATED | {"num_local_experts": 4, "sliding_window": None}
-    )
+    return _build(tf.MixtralConfig, tf.MixtralForCausalLM, GATED | {"num_local_experts": 4, "sliding_window": None})
 
 
 def phimoe(window: int = 6) -> nn.Module:
@@ -152,9 +148,7 @@ def t5() -> nn.Module:
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def _build(
-    config: Callable[..., Any], model: Callable[[Any], nn.Module], arguments: dict[str, Any]
-) -> nn.Module:
+def _build(config: Callable[..., Any], model: Callable[[Any], nn.Module], arguments: dict[str, Any]) -> nn.Module:
     torch.manual_seed(0)
     built = model(config(**arguments)).eval()
     if hasattr(built.config, "_experts_implementation"):

@@ -31,9 +31,7 @@ def make_run(folder: Path, steps: int = 240) -> Path:
     write_json(folder / "eval.json", evaluation())
     write_lines(folder / "samples.jsonl", _samples(steps))
     write_json(folder / "findings.json", _findings())
-    write_lines(
-        folder / "rejected.jsonl", [{"row": row, "reason": "identical answers"} for row in range(7, 49)]
-    )
+    write_lines(folder / "rejected.jsonl", [{"row": row, "reason": "identical answers"} for row in range(7, 49)])
     return folder
 
 
@@ -126,9 +124,7 @@ def _metrics(steps: int) -> list[dict[str, Any]]:
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
-            "rewards/accuracies": min(
-                1.0, max(0.0, round(8 * (0.5 + 0.2 * progress + noise.gauss(0, 0.1))) / 8)
-            ),
+            "rewards/accuracies": min(1.0, max(0.0, round(8 * (0.5 + 0.2 * progress + noise.gauss(0, 0.1))) / 8)),
             "logps/chosen": -62 + 2.5 * progress + noise.gauss(0, 2),
             "logps/rejected": -61 - 7.5 * progress + noise.gauss(0, 2),
             "kl": 3.8 * progress + noise.gauss(0, 0.1),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-ATTACK = (
-    "</p><script>alert(1)</script><img src=x onerror=alert(1)>\"' onmouseover='x' {{ 7*7 }} ]]></svg></style>"
-)
+ATTACK = "</p><script>alert(1)</script><img src=x onerror=alert(1)>\"' onmouseover='x' {{ 7*7 }} ]]></svg></style>"
 
 _VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "line", "rect", "circle"}
 _LOADING = {"src", "srcset", "action", "data", "poster", "background", "formaction", "ping"}

@@ -80,9 +80,7 @@ def test_bare_share_is_not_printed(tmp_path: Path) -> None:
 
 def test_three_models_and_many_answers(tmp_path: Path) -> None:
     models = [{"name": name, "path": name} for name in "abc"]
-    answers = [
-        {"prompt": f"p{number}", "completions": ["x", "y", "z"], "chosen": None} for number in range(90)
-    ]
+    answers = [{"prompt": f"p{number}", "completions": ["x", "y", "z"], "chosen": None} for number in range(90)]
     measures = [{"score": measure(value, value - 1, value + 1)} for value in (1, 5, 5.5)]
     page = compare(tmp_path, models=models, answers=answers, measures=measures)
     assert page.faults == []

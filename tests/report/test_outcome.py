@@ -28,19 +28,14 @@ SHARE: dict[str, Any] = {"unit": "share", "title": "Accuracy"}
     ],
 )
 def test_verdict(before: Any, after: Any, change: Any, direction: str) -> None:
-    sides = [
-        None if figures is None else read_measure("accuracy", measure(*figures))
-        for figures in (before, after)
-    ]
+    sides = [None if figures is None else read_measure("accuracy", measure(*figures)) for figures in (before, after)]
     difference = None if change is None else read_measure("accuracy", measure(*change))
     assert judge(sides[0], sides[1], difference).direction == direction
 
 
 def test_change_without_interval_is_not_believed() -> None:
     before = {"accuracy": measure(0.5, 0.45, 0.55, **SHARE)}
-    outcome = view_outcome(
-        {"before": before, "after": before, "change": {"accuracy": {"value": 0.3, **SHARE}}}
-    )
+    outcome = view_outcome({"before": before, "after": before, "change": {"accuracy": {"value": 0.3, **SHARE}}})
     assert outcome.headline == "Accuracy did not change measurably: 50.0% before, 50.0% after"
     assert "30" not in " ".join(outcome.sentences)
 

@@ -145,9 +145,7 @@ def poison_run(run: Path) -> None:
     """Puts the attack into every text and key of every file."""
     for name in ("audit.json", "eval.json", "findings.json"):
         write_json(run / name, poisoned(json.loads((run / name).read_text())))
-    (run / "config.yaml").write_text(
-        yaml.safe_dump(poisoned(yaml.safe_load((run / "config.yaml").read_text())))
-    )
+    (run / "config.yaml").write_text(yaml.safe_dump(poisoned(yaml.safe_load((run / "config.yaml").read_text()))))
     for name in ("metrics.jsonl", "samples.jsonl", "rejected.jsonl"):
         rows = [json.loads(line) for line in (run / name).read_text().splitlines()][-20:]
         write_lines(run / name, [{**poisoned(row), "stage": row.get("stage", ATTACK)} for row in rows])
@@ -166,9 +164,7 @@ def poisoned(value: Any) -> Any:
 
 def test_unprintable_text_is_made_visible(run: Path) -> None:
     answer = "nul \0, escape \x1b[31m, lone \ud800, carriage \r\nreturn"
-    write_lines(
-        run / "samples.jsonl", [{"step": 0, "stage": "before", "prompt": answer, "completion": answer}]
-    )
+    write_lines(run / "samples.jsonl", [{"step": 0, "stage": "before", "prompt": answer, "completion": answer}])
     source = write_report(run).read_text(encoding="utf-8")
     assert "nul ␀, escape ␛[31m, lone \\ud800, carriage \nreturn" in source
 
@@ -229,9 +225,7 @@ def test_loading_code_follows_the_kind_of_model(run: Path) -> None:
 
 
 def test_non_finite_figures_are_counted_not_drawn(run: Path) -> None:
-    rows = [
-        {"step": step, "loss": float("nan") if step == 3 else 0.5, "nan_steps": 1} for step in range(1, 6)
-    ]
+    rows = [{"step": step, "loss": float("nan") if step == 3 else 0.5, "nan_steps": 1} for step in range(1, 6)]
     write_lines(run / "metrics.jsonl", [*rows, {"step": 6, "loss": 10**400, "kl": "high"}])
     page = report(run)
     assert page.faults == []

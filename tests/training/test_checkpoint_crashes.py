@@ -150,9 +150,7 @@ SCENARIOS = {
     "next": Scenario(_one, lambda folder: _save(folder, 2), (1, 0), (2, 0)),
     "same step": Scenario(_one, lambda folder: _save(folder, 1, version=1), (1, 0), (1, 1)),
     "after dead writers": Scenario(_litter, lambda folder: _save(folder, 2), (1, 0), (2, 0)),
-    "same step after a dead writer": Scenario(
-        _both, lambda folder: _save(folder, 1, version=1), (1, 0), (1, 1)
-    ),
+    "same step after a dead writer": Scenario(_both, lambda folder: _save(folder, 1, version=1), (1, 0), (1, 1)),
 }
 
 

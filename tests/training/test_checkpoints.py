@@ -48,9 +48,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (0, 4), (3, 5)])
-def test_tensors_come_back_to_the_last_bit(
-    tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
+def test_tensors_come_back_to_the_last_bit(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     tensor = (torch.randn(shape) * 3).to(dtype)
     save_checkpoint(tmp_path, 1, {"model": {"a.b": tensor}}, {}, keep=None)
     loaded = load_newest(tmp_path)
@@ -106,9 +104,7 @@ def test_values_come_back_as_json_can_say_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [{"a": {1: 2}}, {"a": {1, 2}}, {"a": torch.ones(1)}])
-def test_what_json_would_change_is_refused_and_leaves_no_litter(
-    tmp_path: Path, values: dict[str, object]
-) -> None:
+def test_what_json_would_change_is_refused_and_leaves_no_litter(tmp_path: Path, values: dict[str, object]) -> None:
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path, 1, {}, values, keep=None)
     assert list(tmp_path.iterdir()) == []
@@ -236,9 +232,7 @@ def test_a_damaged_manifest_never_lets_wrong_content_through(tmp_path: Path) -> 
         assert _loaded_step(tmp_path) in (1, 2)  # 2: a flip between blanks changes nothing
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "values.json", "manifest.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "values.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "half", "longer", "folder"])
 def test_damaged_files_are_passed_over_with_a_reason(tmp_path: Path, name: str, damage: str) -> None:
     _save(tmp_path, 1)
@@ -248,9 +242,7 @@ def test_damaged_files_are_passed_over_with_a_reason(tmp_path: Path, name: str, 
     if damage == "folder":
         file.mkdir()
     elif damage != "missing":
-        file.write_bytes(
-            {"empty": b"", "half": content[: len(content) // 2], "longer": content + b"!"}[damage]
-        )
+        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "longer": content + b"!"}[damage])
     assert _loaded_step(tmp_path) == 1
     loaded = load_newest(tmp_path)
     assert loaded is not None

@@ -59,9 +59,7 @@ def test_each_line_is_in_the_file_at_once_and_a_second_log_appends(tmp_path: Pat
     assert _steps(path) == [1, 2, 3]
 
 
-def test_lines_are_synced_on_close_and_not_line_by_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_are_synced_on_close_and_not_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, syncs = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(os, "fsync", lambda descriptor: syncs.append(clock[0]))

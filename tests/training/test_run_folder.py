@@ -151,9 +151,7 @@ def test_the_lock_is_freed_when_the_block_raises(tmp_path: Path) -> None:
     assert not run_folder._held
 
 
-def test_a_file_system_without_locks_is_used_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 

@@ -1,0 +1,157 @@
+"""Results for people, in the terminal: what a run changed, measures, audits, answers side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+SHOWN_ANSWERS = 3
+_LONGEST = 600  # characters of an answer in the terminal
+
+
+def show_run(summary: Any, report: Path) -> RenderableType:
+    """The last screen of a run: figures before and after, answers, where the model is and how to load it."""
+    document = summary.evaluation
+    before, after = document.get("before", {}), document.get("after", {})
+    parts: list[RenderableType] = []
+    if after:
+        parts += [_headline(before, after, document.get("change", {})), _before_after(before, after)]
+        parts += _answers(summary.folder)
+    parts.append(_reference_line(document["reference"]))
+    parts.append(_where(summary.folder, report))
+    return Group(*parts)
+
+
+def measures_table(title: str, measures: Mapping[str, Any]) -> RenderableType:
+    """Measures with their intervals and n."""
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("measure", "value", "95% interval", "n"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for measure in measures.values():
+        data = measure if isinstance(measure, Mapping) else measure.as_dict()
+        table.add_row(escape(data["title"]), _value(data), _interval(data), f"{data['n']:,}")
+    return table
+
+
+def answers_table(prompt: str, names: Sequence[str], answers: Sequence[str]) -> RenderableType:
+    """One prompt and its answers beside each other."""
+    table = Table(show_header=True, expand=True, padding=(0, 1))
+    for name in names:
+        table.add_column(escape(name), ratio=1, overflow="fold")
+    table.add_row(*(escape(_shorten(answer)) for answer in answers))
+    return Group(f"\n[bold]Prompt[/bold] {escape(_shorten(prompt))}", table)
+
+
+def audit_lines(document: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """The audit in a few lines, the findings last."""
+    rejected = document["rejected"]
+    left_out = f", left out {sum(rejected.values()):,} ({', '.join(f'{n} {r}' for r, n in rejected.items())})"
+    yield f"read {document['read']:,} rows, usable {document['used']:,}{left_out if rejected else ''}"
+    yield (
+        f"{document['distinct_prompts']:,} different prompts, {document['duplicates']:,} duplicates, "
+        f"{document['contradictions']:,} contradictions, {document['identical']:,} with identical sides"
+    )
+    longer = document.get("longer_wins")
+    if longer and longer.get("n"):
+        won = f"{_value(longer)} of pairs (95% interval {_interval(longer)}, n = {longer['n']:,})"
+        yield f"the longer answer won in {won}"
+    lengths = ", ".join(f"{name} {part['median']:,.0f}" for name, part in document["lengths"].items() if part.get("n"))
+    yield f"median characters: {lengths}"
+    for finding in document["findings"]:
+        colour = {"error": "red", "warning": "yellow"}.get(finding["severity"], "dim")
+        rows = f" Rows: {', '.join(map(str, finding['rows'][:5]))}." if finding.get("rows") else ""
+        yield (
+            f"[{colour}]{finding['severity']}[/{colour}] {escape(finding['title'])}: "
+            f"{escape(finding['what'])}{escape(rows)} {escape(finding['remedy'])}"
+        )
+
+
+def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mapping[str, Any]) -> RenderableType:
+    was, now = before.get("ranking_accuracy"), after.get("ranking_accuracy")
+    difference = change.get("ranking_accuracy")
+    if not (was and now and difference):
+        return ""
+    if difference["low"] > 0:
+        verdict = "[green]better[/green]: the whole interval of the change is above zero"
+    elif difference["high"] < 0:
+        verdict = "[red]worse[/red]: the whole interval of the change is below zero"
+    else:
+        verdict = "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
+    text = (
+        f"On {now['n']:,} held-out pairs the model preferred the answer people preferred in "
+        f"[bold]{_value(was)}[/bold] before ({_interval(was)}) and [bold]{_value(now)}[/bold] after "
+        f"({_interval(now)}); 95% intervals.\n"
+        f"Change {100 * difference['value']:+.1f} points ({100 * difference['low']:+.1f} to "
+        f"{100 * difference['high']:+.1f}): {verdict}."
+    )
+    return Panel(text, title="What changed", title_align="left")
+
+
+def _before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:
+    table = Table()
+    for column in ("on held-out prompts", "before", "after", "95% interval after", "n"):
+        table.add_column(column, justify="left" if column.startswith("on") else "right")
+    for name, measure in after.items():
+        start = _value(before[name]) if name in before else "-"
+        table.add_row(escape(measure["title"]), start, _value(measure), _interval(measure), f"{measure['n']:,}")
+    return table
+
+
+def _answers(folder: Path) -> list[RenderableType]:
+    path = folder / "samples.jsonl"
+    if not path.is_file():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    before = {row["prompt_id"]: row for row in rows if row["stage"] == "before"}
+    after = [row for row in rows if row["stage"] == "after" and row["prompt_id"] in before]
+    changed = [row for row in after if row["completion"] != before[row["prompt_id"]]["completion"]]
+    shown = (changed + [row for row in after if row not in changed])[:SHOWN_ANSWERS]
+    return [
+        answers_table(row["prompt"], ["before", "after"], [before[row["prompt_id"]]["completion"], row["completion"]])
+        for row in shown
+    ]
+
+
+def _reference_line(reference: Mapping[str, Any]) -> str:
+    return (
+        f"The reference ({reference['kind']}) was checked {reference['checks']} times and did not move: "
+        f"{reference['at_start'][:12]}."
+    )
+
+
+def _where(folder: Path, report: Path) -> RenderableType:
+    model = folder / "model"
+    if (model / "adapter_config.json").is_file():
+        code = f'AutoPeftModelForCausalLM.from_pretrained("{model}")  # from peft'
+    else:
+        code = f'AutoModelForCausalLM.from_pretrained("{model}")  # from transformers'
+    return Group(f"\nmodel   {model}", f"load    {escape(code)}", f"report  {report}")
+
+
+def _value(measure: Mapping[str, Any]) -> str:
+    if measure["value"] is None:
+        return "-"
+    if measure["unit"] == "share":
+        return f"{100 * measure['value']:.1f}%"
+    return f"{measure['value']:.3g} {measure['unit']}"
+
+
+def _interval(measure: Mapping[str, Any]) -> str:
+    low, high = measure["low"], measure["high"]
+    if low is None or high is None or abs(low) == float("inf"):
+        return "none"
+    if measure["unit"] == "share":
+        return f"{100 * low:.1f}% to {100 * high:.1f}%"
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _shorten(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " ..."
