@@ -52,8 +52,9 @@ def answers_table(prompt: str, names: Sequence[str], answers: Sequence[str]) -> 
 def audit_lines(document: Mapping[str, Any]) -> Iterable[RenderableType]:
     """The audit in a few lines, the findings last."""
     rejected = document["rejected"]
-    left_out = f", left out {sum(rejected.values()):,} ({', '.join(f'{n} {r}' for r, n in rejected.items())})"
-    yield f"read {document['read']:,} rows, usable {document['used']:,}{left_out if rejected else ''}"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
+    left_out = f", left out {sum(rejected.values()):,} ({reasons})" if rejected else ""
+    yield f"read {document['read']:,} rows, usable {document['used']:,}{left_out}"
     yield (
         f"{document['distinct_prompts']:,} different prompts, {document['duplicates']:,} duplicates, "
         f"{document['contradictions']:,} contradictions, {document['identical']:,} with identical sides"

@@ -64,7 +64,7 @@ def model_folder(source: str) -> str:
     return source
 
 
-def open_model(config: ModelConfig, note: Callable[[str], None]) -> OpenModel:
+def open_model(config: ModelConfig, note: Callable[[str], object]) -> OpenModel:
     """Model and tokenizer of ``config``, ready for inference."""
     tokenizer = load_tokenizer(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ class PairScores:
     log_probs: Float[np.ndarray, "pairs 2"]
     lengths: Float[np.ndarray, "pairs 2"]
 
-    def ranks_right(self) -> Bool[np.ndarray, pairs]:
+    def ranks_right(self) -> Bool[np.ndarray, "pairs"]:
         """True where the chosen side is the likelier one a token."""
         per_token = self.log_probs / self.lengths
         return per_token[:, 0] > per_token[:, 1]

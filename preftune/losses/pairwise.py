@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def dpo(
-    policy_chosen: Float[Tensor, pairs],
-    policy_rejected: Float[Tensor, pairs],
-    ref_chosen: Float[Tensor, pairs],
-    ref_rejected: Float[Tensor, pairs],
+    policy_chosen: Float[Tensor, "pairs"],
+    policy_rejected: Float[Tensor, "pairs"],
+    ref_chosen: Float[Tensor, "pairs"],
+    ref_rejected: Float[Tensor, "pairs"],
     beta: float = 0.1,
     label_smoothing: float = 0.0,
-) -> Float[Tensor, pairs]:
+) -> Float[Tensor, "pairs"]:
     """Direct preference optimisation, one loss a pair.
 
     With h = log pi(y_w|x)/pi_ref(y_w|x) - log pi(y_l|x)/pi_ref(y_l|x), the loss is
@@ -30,10 +30,10 @@ def dpo(
 
 
 def log_ratio_margin(
-    policy_chosen: Float[Tensor, pairs],
-    policy_rejected: Float[Tensor, pairs],
-    ref_chosen: Float[Tensor, pairs],
-    ref_rejected: Float[Tensor, pairs],
-) -> Float[Tensor, pairs]:
+    policy_chosen: Float[Tensor, "pairs"],
+    policy_rejected: Float[Tensor, "pairs"],
+    ref_chosen: Float[Tensor, "pairs"],
+    ref_rejected: Float[Tensor, "pairs"],
+) -> Float[Tensor, "pairs"]:
     """How much further the policy moved towards chosen than towards rejected, in nats (h in DPO's eq. 7)."""
     return (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)

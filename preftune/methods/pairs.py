@@ -25,7 +25,7 @@ class PairMethod:
     """
 
     name: str
-    losses: Callable[[PairLogProbs, PairLogProbs], Float[Tensor, pairs]]
+    losses: Callable[[PairLogProbs, PairLogProbs], Float[Tensor, "pairs"]]
     reward_scale: float
 
 

@@ -23,8 +23,8 @@ class Head:
     softcap: float | None = None
 
     def log_probs(
-        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, targets]
-    ) -> tuple[Float[Tensor, targets], Float[Tensor, targets]]:
+        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, "targets"]
+    ) -> tuple[Float[Tensor, "targets"], Float[Tensor, "targets"]]:
         """log p(target) in nats, with gradients, and each distribution's entropy, without; both float32."""
         weight, bias, device = self.module.weight, self.module.bias, hidden.device.type
         if torch.is_autocast_enabled(device):

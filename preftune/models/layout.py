@@ -72,9 +72,9 @@ class Layout:
     input_ids: Int[Tensor, "rows tokens"]
     position_ids: Int[Tensor, "rows tokens"]
     segments: tuple[Segment, ...]
-    predicted_from: Int[Tensor, targets]
-    targets: Int[Tensor, targets]
-    sequence: Int[Tensor, targets]
+    predicted_from: Int[Tensor, "targets"]
+    targets: Int[Tensor, "targets"]
+    sequence: Int[Tensor, "targets"]
     n_sequences: int
 
     def attention_mask(self) -> Int[Tensor, "rows tokens"]:

@@ -26,16 +26,6 @@ def make_lean(model: nn.Module) -> int:
     return replaced
 
 
-def restore(model: nn.Module) -> None:
-    """Gives every module its class's own forward pass back."""
-    for module in model.modules():
-        if isinstance(vars(module).get("forward"), partial) and module.forward.func in (
-            _rms_norm,
-            _gated_mlp,
-        ):
-            del module.forward
-
-
 def _lean_forward(module: nn.Module) -> Any:
     if "forward" in vars(module):
         return None
@@ -45,7 +35,7 @@ def _lean_forward(module: nn.Module) -> Any:
         width = module.weight.shape[0]  # type: ignore[union-attr, index]
     elif {"gate_proj", "up_proj", "down_proj"} == set(dict(module.named_children())) - {"act_fn"}:
         lean = partial(_gated_mlp, module) if _is_silu(getattr(module, "act_fn", None)) else None
-        width = getattr(module.gate_proj, "in_features", None)
+        width = getattr(module.gate_proj, "in_features", 0)
     else:
         return None
     return lean if lean is not None and width and _agrees(module, lean, width) else None
@@ -56,7 +46,7 @@ def _is_silu(function: Any) -> bool:
 
 
 @torch.no_grad()
-def _agrees(module: nn.Module, lean: Any, width: int) -> bool:
+def _agrees(module: nn.Module, lean: Any, width: Any) -> bool:
     reference = next(module.parameters())
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, width, generator=draw).to(device=reference.device, dtype=reference.dtype)

@@ -44,12 +44,8 @@ def load_model(config: ModelConfig, device: torch.device, *, trainable_adapter: 
     An adapter folder gives the base model with its adapter, frozen unless ``trainable_adapter``. Raises
     ``PreftuneError`` for what is not there or is no causal language model.
     """
-    source = config.model
-    adapter = Path(source) / "adapter_config.json"
-    if adapter.is_file():
-        model = _load_with_adapter(config, trainable_adapter)
-    else:
-        model = _load_plain(config, source)
+    is_adapter = (Path(config.model) / "adapter_config.json").is_file()
+    model = _load_with_adapter(config, trainable_adapter) if is_adapter else _load_plain(config, config.model)
     if config.disable_dropout:
         _disable_dropout(model)
     return model.to(device).eval()
@@ -109,7 +105,7 @@ def _load_plain(config: ModelConfig, source: str) -> nn.Module:
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            use_safetensors=None if not Path(place).is_dir() else True,
+            use_safetensors=True,  # never a pickle
             dtype=weight_dtype(config, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             **extra,
         )
@@ -125,7 +121,7 @@ def _load_with_adapter(config: ModelConfig, trainable: bool) -> nn.Module:
     from peft import PeftConfig, PeftModel
 
     folder = Path(config.model)
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     if not base:
         raise PreftuneError("The adapter does not say what model it belongs to.", where=str(folder))
     model = _load_plain(config, base)
@@ -133,7 +129,7 @@ def _load_with_adapter(config: ModelConfig, trainable: bool) -> nn.Module:
         model,
         folder,
         is_trainable=trainable,
-        autocast_adapter_dtype=False,  # type: ignore[arg-type]
+        autocast_adapter_dtype=False,
     )
 
 

@@ -32,16 +32,16 @@ PATHS: tuple[Path, ...] = ("packed", "masked", "plain", "logits")
 class CompletionLogProbs:
     """Log-probs (nats) of every completion token, and which sequence each belongs to."""
 
-    per_token: Float[Tensor, targets]
-    entropy: Float[Tensor, targets]
-    sequence: Int[Tensor, targets]
+    per_token: Float[Tensor, "targets"]
+    entropy: Float[Tensor, "targets"]
+    sequence: Int[Tensor, "targets"]
     n_sequences: int
 
-    def sums(self) -> Float[Tensor, sequences]:
+    def sums(self) -> Float[Tensor, "sequences"]:
         """log p(completion | prompt) of each sequence."""
         return self._add(self.per_token)
 
-    def lengths(self) -> Float[Tensor, sequences]:
+    def lengths(self) -> Float[Tensor, "sequences"]:
         """Completion tokens of each sequence."""
         return self._add(torch.ones_like(self.per_token))
 
@@ -61,7 +61,7 @@ class LogProbEngine(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, *, path: Path | None = None, note: Callable[[str], None] | None = None
+        self, model: nn.Module, *, path: Path | None = None, note: Callable[[str], object] | None = None
     ) -> None:
         super().__init__()
         _refuse_unfit(model)
@@ -86,7 +86,7 @@ def completion_log_probs(model: nn.Module, groups: Sequence[Group], path: Path) 
     return CompletionLogProbs(per_token, entropy, layout.sequence.to(inner.device), layout.n_sequences)
 
 
-def choose_path(model: nn.Module, note: Callable[[str], None]) -> Path:
+def choose_path(model: nn.Module, note: Callable[[str], object]) -> Path:
     """The cheapest path that gives the full-logits numbers on a small batch of this very model."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -215,7 +215,7 @@ def _probe_groups(inner: nn.Module) -> list[Group]:
 
 def _tolerance(truth: Tensor, inner: Any) -> float:
     """Nats by which two paths may differ through rounding alone."""
-    relative = 1e-4 if inner.dtype == torch.float32 else 2e-2
+    relative = 1e-5 if inner.dtype == torch.float32 else 2e-2
     return relative * (1.0 + float(truth.abs().max()))
 
 

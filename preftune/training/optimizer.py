@@ -99,14 +99,18 @@ class MasterAdamW(torch.optim.Optimizer):
         return self._banked.get(parameter, parameter.grad)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """The fused kernel takes every tensor for contiguous: those that are not go through a copy."""
         state = self.state[parameter] or self._start(parameter)
         state["step"] += 1
-        for piece in _pieces(parameter, gradient, state.get("master"), state["exp_avg"], state["exp_avg_sq"]):
-            values, part, master, exp_avg, exp_avg_sq = piece
-            wide = part.to(torch.float32)  # type: ignore[union-attr]
-            torch._fused_adamw_(
-                [values if master is None else master],
-                [wide if group["grad_scale"] == 1.0 else wide * group["grad_scale"]],
+        values = parameter.contiguous()
+        master = state.get("master", values)
+        scale = group["grad_scale"]
+        tensors = (master, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], values)
+        for weights, part, exp_avg, exp_avg_sq, rounded in _pieces(*tensors):
+            wide = part.to(torch.float32)
+            torch._fused_adamw_(  # type: ignore[attr-defined]
+                [weights],
+                [wide if scale == 1.0 else wide * scale],
                 [exp_avg],
                 [exp_avg_sq],
                 [],
@@ -119,16 +123,19 @@ class MasterAdamW(torch.optim.Optimizer):
                 amsgrad=False,
                 maximize=False,
             )
-            if master is not None:
-                values.copy_(master)  # type: ignore[union-attr]
+            if master is not values:
+                rounded.copy_(weights)
+        if values is not parameter:
+            parameter.copy_(values)
 
     def _start(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
+        layout = torch.contiguous_format
         state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.float32)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.float32)
+        state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.float32, memory_format=layout)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.float32, memory_format=layout)
         if parameter.dtype != torch.float32:
-            state["master"] = parameter.detach().to(torch.float32)
+            state["master"] = parameter.detach().to(torch.float32, memory_format=layout)
         return state
 
 
@@ -147,7 +154,7 @@ def build_optimizer(module: nn.Module, learning_rate: float, settings: TrainingC
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, accumulated in float32."""
     # vector_norm with dtype=float32 on bfloat16 takes a slow path on CPU; converting first does not.
-    norms = [piece.float().norm() for gradient in gradients for (piece,) in _pieces(gradient)]  # type: ignore[union-attr]
+    norms = [piece.float().norm() for gradient in gradients for (piece,) in _pieces(gradient.contiguous())]
     return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
@@ -160,11 +167,10 @@ def first_non_finite(module: nn.Module, optimizer: MasterAdamW) -> str:
     return "all parameters together"
 
 
-def _pieces(*tensors: Tensor | None) -> Iterator[tuple[Tensor | None, ...]]:
-    """Matching views of tensors of one shape, ``PIECE`` numbers at a time on CPU; None stays None."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    if given[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in given):
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching views of contiguous tensors of one shape, ``PIECE`` numbers at a time on CPU."""
+    if tensors[0].device.type != "cpu":
         yield tensors
         return
-    for begin in range(0, given[0].numel(), PIECE):
-        yield tuple(None if tensor is None else tensor.view(-1)[begin : begin + PIECE] for tensor in tensors)
+    for begin in range(0, tensors[0].numel(), PIECE):
+        yield tuple(tensor.view(-1)[begin : begin + PIECE] for tensor in tensors)

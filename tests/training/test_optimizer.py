@@ -124,7 +124,6 @@ def test_gradients_are_freed_and_parameters_without_one_stay() -> None:
     assert set(mine.state) == {first}
 
 
-@pytest.mark.xfail(reason="the fused kernel takes all tensors for contiguous", strict=True)
 @pytest.mark.parametrize("make", [lambda w: w.t(), lambda w: w[:, ::2]], ids=["transposed", "strided"])
 def test_parameters_that_are_not_contiguous_are_updated_too(make: Callable[[Tensor], Tensor]) -> None:
     weight = make(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
@@ -132,7 +131,6 @@ def test_parameters_that_are_not_contiguous_are_updated_too(make: Callable[[Tens
     _check_layouts(weight, lambda gradient: gradient)
 
 
-@pytest.mark.xfail(reason="the fused kernel takes all tensors for contiguous", strict=True)
 def test_gradients_that_are_not_contiguous_go_to_the_right_elements() -> None:
     weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     _check_layouts(weight, lambda gradient: gradient.t().contiguous().t())
