@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -33,6 +33,20 @@ def audit(
     limit: Read at most so many rows.
     strict: Exit with 1 where an error is found.
     """
+    document = show_audit(data, eval_data=eval_data, split=split, limit=limit, rejected=rejected)
+    has_error = any(finding["severity"] == "error" for finding in document["findings"])
+    return Outcome(document, FOUND_WRONG if strict and has_error else DONE)
+
+
+def show_audit(
+    data: str,
+    *,
+    eval_data: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    rejected: Path | None = None,
+) -> dict[str, Any]:
+    """The audit as a document, printed line by line."""
     from preftune.audit.basics import audit_basics
     from preftune.cli.summary import audit_lines
     from preftune.data.read import read_pairs
@@ -45,5 +59,4 @@ def audit(
         notify(f"{len(reading.rejected)} rows left out are listed in {rejected}")
     for line in audit_lines(document):
         show(line)
-    has_error = any(finding["severity"] == "error" for finding in document["findings"])
-    return Outcome(document, FOUND_WRONG if strict and has_error else DONE)
+    return document

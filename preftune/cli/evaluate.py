@@ -88,7 +88,7 @@ def evaluate(
         show(measures_table(one.name, one.measures))
     for name, difference in differences.items():
         if difference is not None:
-            show(measures_table(f"{name} against {examined[0].name}", {"ranking_accuracy": difference}))
+            show(measures_table(f"{name} against {examined[0].name}", {"difference": difference}))
     document = {
         "data": reading.source,
         "pairs": len(reading.records),

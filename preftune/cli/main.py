@@ -42,7 +42,11 @@ class Command:
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "demo": Command("preftune.cli.demo:demo", "The whole job on a small model: audit, DPO, evaluation, report."),
+    "demo": Command(
+        "preftune.cli.demo:demo",
+        "The whole job on a small model: audit, DPO, evaluation, report.",
+        takes_settings=True,
+    ),
     "dpo": Command("preftune.cli.train:dpo", "Train a model on preference pairs with DPO.", takes_settings=True),
     "eval": Command("preftune.cli.evaluate:evaluate", "What a model is worth on held-out pairs, with intervals."),
     "compare": Command("preftune.cli.evaluate:compare", "Two models side by side on the same prompts."),

@@ -75,8 +75,7 @@ def audit_lines(document: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mapping[str, Any]) -> RenderableType:
-    was, now = before.get("ranking_accuracy"), after.get("ranking_accuracy")
-    difference = change.get("ranking_accuracy")
+    was, now, difference = (part.get("preference_accuracy") for part in (before, after, change))
     if not (was and now and difference):
         return ""
     if difference["low"] > 0:
@@ -86,9 +85,9 @@ def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mappi
     else:
         verdict = "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
     text = (
-        f"On {now['n']:,} held-out pairs the model preferred the answer people preferred in "
+        f"On {now['n']:,} held-out pairs the model prefers the answer people preferred in "
         f"[bold]{_value(was)}[/bold] before ({_interval(was)}) and [bold]{_value(now)}[/bold] after "
-        f"({_interval(now)}); 95% intervals.\n"
+        f"({_interval(now)}); 95% intervals. Before training it has no preference against itself: even odds.\n"
         f"Change {100 * difference['value']:+.1f} points ({100 * difference['low']:+.1f} to "
         f"{100 * difference['high']:+.1f}): {verdict}."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -34,25 +35,38 @@ class BatchPlan:
         """The example numbers of each micro-batch of this process in the 0-based ``step``.
 
         Within a step examples are sorted by length, longest first: neighbours waste least on padding, and memory
-        peaks at the first micro-batch. A process may have one micro-batch fewer than another at an epoch's end.
+        peaks at the first micro-batch. Every process has at least one, and may have one fewer than another at an
+        epoch's end.
         """
         members = sorted(self.members(step), key=lambda i: (-self.lengths[i], i))
-        parts = [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
-        return parts[process :: self.processes]
+        return _cut(members, self.batch_size, self.processes)[process :: self.processes]
 
     def members(self, step: int) -> list[int]:
-        """The example numbers of the 0-based ``step``, over all processes, in drawn order."""
+        """The example numbers of the 0-based ``step``, over all processes, in drawn order.
+
+        Where an epoch's last step has fewer examples than there are processes, the epoch's first ones come
+        again: a process without a micro-batch would leave the others waiting for its gradients.
+        """
         epoch, within = divmod(step, self.steps_per_epoch)
-        return epoch_order(len(self.lengths), self.seed, epoch, self.strategy)[
-            within * self.per_step : (within + 1) * self.per_step
-        ]
+        order = epoch_order(len(self.lengths), self.seed, epoch, self.strategy)
+        drawn = list(order[within * self.per_step : (within + 1) * self.per_step])
+        return drawn + [order[i % len(order)] for i in range(self.processes - len(drawn))]
 
 
-def epoch_order(n: int, seed: int, epoch: int, strategy: SamplingStrategy) -> list[int]:
-    """The order of ``n`` examples in an epoch."""
+@lru_cache(maxsize=2)
+def epoch_order(n: int, seed: int, epoch: int, strategy: SamplingStrategy) -> tuple[int, ...]:
+    """The order of ``n`` examples in an epoch; kept, since every step of the epoch asks for it."""
     if strategy == "sequential":
-        return list(range(n))
-    return np.random.default_rng([seed, epoch]).permutation(n).tolist()
+        return tuple(range(n))
+    return tuple(np.random.default_rng([seed, epoch]).permutation(n).tolist())
+
+
+def _cut(members: list[int], batch_size: int, least: int) -> list[list[int]]:
+    """Parts of ``batch_size``, or ``least`` parts of like size where that gives more."""
+    n = len(members)
+    if n > batch_size * (least - 1):
+        return [members[i : i + batch_size] for i in range(0, n, batch_size)]
+    return [members[n * i // least : n * (i + 1) // least] for i in range(least)]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ from preftune.errors import PreftuneError
 Tokenizer: TypeAlias = Any  # a transformers PreTrainedTokenizerBase; this package does not import transformers
 TokenIds: TypeAlias = Int[np.ndarray, "tokens"]
 TruncationMode: TypeAlias = Literal["keep_completion", "keep_start"]
+_Texts: TypeAlias = tuple[str, str, str]  # prompt, prompt with chosen, prompt with rejected
 _BLOCK = 512  # pairs tokenised at once
 
 
@@ -33,6 +34,10 @@ class TokenPair:
     def length(self) -> int:
         """Tokens of prompt, chosen and rejected together."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+class TemplateRefusal(PreftuneError):
+    """A chat template that does not take these messages, such as two user turns in a row."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,19 @@ def tokenize_pairs(
     since a tokenizer may merge across it. ``max_length`` bounds prompt plus completion, in tokens:
     ``keep_completion`` cuts the prompt from the left, down to half of the room at most, and only then the
     completion's end; ``keep_start`` keeps the first ``max_length`` tokens, as TRL does.
-    Raises ``PreftuneError`` where messages meet a tokenizer without chat template, or where no pair is left.
+    A pair whose turns the chat template refuses is left out. Raises ``PreftuneError`` where messages meet a
+    tokenizer without chat template, or where no pair is left.
     """
     if max_length is not None and max_length < 2:
         raise PreftuneError(f"max_length is {max_length}.", mend="It must hold a prompt and a completion token.")
     kept: list[TokenPair] = []
     dropped: list[Dropped] = []
     prompts_cut = completions_cut = tokens_cut = moved = 0
-    for raw, prompt_alone in _encode(pairs, tokenizer, progress):
+    for outcome in _encode(pairs, tokenizer, progress):
+        if isinstance(outcome, Dropped):
+            dropped.append(outcome)
+            continue
+        raw, prompt_alone = outcome
         moved += len(raw.prompt) < prompt_alone
         pair = raw if max_length is None else _truncate(raw, max_length, truncation_mode, tokenizer.bos_token_id)
         reason = _unusable(pair)
@@ -129,50 +139,67 @@ def render_prompt(pair: Pair, tokenizer: Tokenizer) -> str:
 def encode_prompt(pair: Pair, tokenizer: Tokenizer) -> list[int]:
     """The prompt's token ids, with one BOS where the tokenizer has one."""
     text = render_prompt(pair, tokenizer)
-    ids = tokenizer([text], add_special_tokens=not pair.is_conversational)["input_ids"][0]
-    if not pair.is_conversational and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]  # some tokenizers close every text
-    return _single_bos(list(ids), tokenizer.bos_token_id)
+    ids = list(tokenizer([text], add_special_tokens=not pair.is_conversational)["input_ids"][0])
+    if not pair.is_conversational and _closes_texts(tokenizer):
+        ids = ids[:-1]
+    return _single_bos(ids, tokenizer.bos_token_id)
 
 
 def _encode(
     pairs: Sequence[Pair], tokenizer: Tokenizer, progress: Callable[[int], object] | None
-) -> Iterator[tuple[TokenPair, int]]:
-    """Each pair untruncated, with the number of tokens its prompt has alone."""
+) -> Iterator[tuple[TokenPair, int] | Dropped]:
+    """Each pair untruncated, with the number of tokens its prompt has alone; or why it cannot be rendered."""
     for begin in range(0, len(pairs), _BLOCK):
         block = pairs[begin : begin + _BLOCK]
-        encoded: dict[int, tuple[TokenPair, int]] = {}
+        encoded: dict[int, tuple[TokenPair, int] | Dropped] = {}
+        texts: dict[int, _Texts] = {}
+        for i, pair in enumerate(block):
+            try:
+                texts[i] = _texts(pair, tokenizer)
+            except TemplateRefusal as refusal:
+                encoded[i] = Dropped(pair.id, "template-refuses", f"{refusal.what} {refusal.mend}")
         for is_chat in (False, True):
-            members = [i for i, pair in enumerate(block) if pair.is_conversational is is_chat]
-            if members:
-                encoded |= zip(members, _encode_block([block[i] for i in members], tokenizer), strict=True)
+            members = [i for i in texts if block[i].is_conversational is is_chat]
+            outcomes = _encode_texts([texts[i] for i in members], is_chat, tokenizer)
+            for i, (arrays, prompt_alone) in zip(members, outcomes, strict=True):
+                encoded[i] = TokenPair(block[i].id, *arrays), prompt_alone
         yield from (encoded[i] for i in range(len(block)))
         if progress is not None:
             progress(len(block))
 
 
-def _encode_block(pairs: Sequence[Pair], tokenizer: Tokenizer) -> Iterator[tuple[TokenPair, int]]:
-    is_chat = pairs[0].is_conversational
-    texts = [text for pair in pairs for text in _texts(pair, tokenizer)]
-    encoded = tokenizer(texts, add_special_tokens=not is_chat)["input_ids"]
+def _encode_texts(
+    texts: Sequence[_Texts], is_chat: bool, tokenizer: Tokenizer
+) -> Iterator[tuple[tuple[TokenIds, TokenIds, TokenIds], int]]:
+    """Prompt and completions of each triple as tokens, with the number of tokens the prompt has alone."""
+    if not texts:
+        return
+    encoded = tokenizer([text for triple in texts for text in triple], add_special_tokens=not is_chat)["input_ids"]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     ends = set(tokenizer.all_special_ids) | {
         i for i, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", False)
     }
-    for number, pair in enumerate(pairs):
-        prompt, chosen, rejected = (_single_bos(ids, bos) for ids in encoded[3 * number : 3 * number + 3])
+    closes = not is_chat and _closes_texts(tokenizer)
+    for number in range(0, len(encoded), 3):
+        prompt, chosen, rejected = (_single_bos(ids, bos) for ids in encoded[number : number + 3])
+        prompt = prompt[:-1] if closes else prompt
         if is_chat:
             chosen, rejected = (_end_turn(ids, tokenizer, ends, eos) for ids in (chosen, rejected))
         else:
             chosen, rejected = (_end_text(ids, eos) for ids in (chosen, rejected))
         boundary = min(_common_prefix(prompt, chosen), _common_prefix(prompt, rejected))
-        arrays = (
-            np.asarray(ids, dtype=np.int32) for ids in (prompt[:boundary], chosen[boundary:], rejected[boundary:])
-        )
-        yield TokenPair(pair.id, *arrays), len(prompt)
+        parts = (prompt[:boundary], chosen[boundary:], rejected[boundary:])
+        first, second, third = (np.asarray(ids, dtype=np.int32) for ids in parts)
+        yield (first, second, third), len(prompt)
 
 
-def _texts(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str, str]:
+def _closes_texts(tokenizer: Tokenizer) -> bool:
+    """True for a tokenizer that puts EOS after every text by itself, so after a prompt too."""
+    eos = tokenizer.eos_token_id
+    return eos is not None and tokenizer("a")["input_ids"][-1] == eos
+
+
+def _texts(pair: Pair, tokenizer: Tokenizer) -> _Texts:
     if isinstance(pair.prompt, str):
         return pair.prompt, pair.prompt + str(pair.chosen), pair.prompt + str(pair.rejected)
     return (
@@ -199,7 +226,7 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], *, is_prompt: boo
         )
     except Exception as error:  # a template is a program of its own and may raise anything
         roles = ", ".join(message.role for message in messages)
-        raise PreftuneError(
+        raise TemplateRefusal(
             f"The chat template refuses these messages: {error}.",
             where=f"roles {roles}",
             mend="Reorder the turns, or name another template by --chat_template_path.",
@@ -212,7 +239,12 @@ def _single_bos(ids: list[int], bos: int | None) -> list[int]:
 
 
 def _end_text(ids: list[int], eos: int | None) -> list[int]:
-    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+    """Exactly one EOS: texts that end with it written out meet tokenizers that add it."""
+    if eos is None:
+        return ids
+    while ids and ids[-1] == eos:
+        ids = ids[:-1]
+    return [*ids, eos]
 
 
 def _end_turn(ids: list[int], tokenizer: Tokenizer, ends: set[int], eos: int | None) -> list[int]:

@@ -18,9 +18,9 @@ from preftune.evaluate.measures import Measure, mean, paired_change
 from preftune.evaluate.preferences import (
     RANKING,
     PairScores,
-    implicit_measures,
     implicit_rewards,
     ranking_accuracy,
+    reward_measures,
     score_pairs,
 )
 from preftune.models.adapters import has_adapter
@@ -48,7 +48,7 @@ class Examined:
 
     name: str
     measures: Mapping[str, Measure]
-    ranks_right: np.ndarray
+    scores: PairScores
     ids: tuple[str, ...]
     left_out: int
     completions: Sequence[Completion] = field(default_factory=tuple)
@@ -92,7 +92,8 @@ def examine(
         scores = score_pairs(model.engine, tokens.pairs, batch_size, bar.advance)
     measures = {RANKING: ranking_accuracy(scores), "log_prob_per_token": _likelihood(scores)}
     if model.frozen is not None:
-        measures |= implicit_measures(implicit_rewards(scores, _reference(model.frozen, tokens, batch_size), beta))
+        rewards = implicit_rewards(scores, _reference(model.frozen, tokens, batch_size), beta)
+        measures = reward_measures(rewards, scores.prompts) | measures
     prompts = distinct_prompts(pairs, model.tokenizer, num_completions, max_length)
     completions = answer(model, prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, progress=progress)
     if completions:
@@ -102,7 +103,7 @@ def examine(
                 lambda groups: model.engine(groups).sums(), model.frozen.sums, completions, batch_size
             )
     ids = tuple(pair.id for pair in tokens.pairs)
-    return Examined(model.name, measures, scores.ranks_right(), ids, len(tokens.dropped), completions)
+    return Examined(model.name, measures, scores, ids, len(tokens.dropped), completions)
 
 
 def answer(
@@ -150,12 +151,13 @@ def compare_examined(first: Examined, second: Examined) -> Measure | None:
     shared = [(a, place[name]) for a, name in enumerate(first.ids) if name in place]
     if not shared:
         return None
-    ours, theirs = zip(*shared, strict=True)
+    ours, theirs = (list(numbers) for numbers in zip(*shared, strict=True))
     return paired_change(
-        first.ranks_right[list(ours)],
-        second.ranks_right[list(theirs)],
+        first.scores.ranks_right()[ours],
+        second.scores.ranks_right()[theirs],
         "share",
-        "Difference of held-out preference accuracy",
+        "Difference of how often the preferred answer is likelier",
+        [first.scores.prompts[number] for number in ours],
     )
 
 
@@ -165,6 +167,7 @@ def _likelihood(scores: PairScores) -> Measure:
         "nats",
         "Log-prob of preferred answers",
         "Mean per token, over the preferred answers.",
+        scores.prompts,
     )
 
 

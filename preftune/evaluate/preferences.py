@@ -11,20 +11,26 @@ from jaxtyping import Bool, Float
 
 from preftune.data.batches import by_length
 from preftune.data.tokens import TokenPair
-from preftune.evaluate.measures import Measure, mean, share
+from preftune.evaluate.measures import Measure, mean, share_of
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import pair_groups
 
-RANKING = "ranking_accuracy"
-IMPLICIT = "implicit_reward_accuracy"
+PREFERENCE, RANKING, MARGIN = "preference_accuracy", "ranking_accuracy", "reward_margin"
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """Summed log-probs (nats) and token counts of each pair's sides, chosen first."""
+    """Summed log-probs (nats) and token counts of each pair's sides, chosen first; and what prompt it is of."""
 
     log_probs: Float[np.ndarray, "pairs 2"]
     lengths: Float[np.ndarray, "pairs 2"]
+    prompts: Sequence[bytes]
+
+    @classmethod
+    def of(cls, pairs: Sequence[TokenPair], log_probs: Float[np.ndarray, "pairs 2"]) -> PairScores:
+        """The scores of ``pairs`` whose log-probs are known."""
+        lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs], dtype=float).reshape(-1, 2)
+        return cls(log_probs, lengths, [pair.prompt.tobytes() for pair in pairs])
 
     def ranks_right(self) -> Bool[np.ndarray, "pairs"]:
         """True where the chosen side is the likelier one a token."""
@@ -39,7 +45,7 @@ def score_pairs(
     progress: Callable[[int], object] | None = None,
 ) -> PairScores:
     """The policy's scores of ``pairs``, in their order."""
-    log_probs, lengths = np.empty((len(pairs), 2)), np.empty((len(pairs), 2))
+    log_probs = np.empty((len(pairs), 2))
     was_training = engine.training
     engine.eval()
     try:
@@ -47,21 +53,19 @@ def score_pairs(
             with torch.no_grad():
                 sums = engine(pair_groups([pairs[i] for i in batch])).sums()
             log_probs[batch] = sums.view(-1, 2).double().cpu().numpy()
-            lengths[batch] = [[len(pairs[i].chosen), len(pairs[i].rejected)] for i in batch]
             if progress is not None:
                 progress(len(batch))
     finally:
         engine.train(was_training)
-    return PairScores(log_probs, lengths)
+    return PairScores.of(pairs, log_probs)
 
 
 def ranking_accuracy(scores: PairScores) -> Measure:
     """How often the preferred answer is the likelier one; it needs no reference."""
-    right = scores.ranks_right()
-    return share(
-        int(right.sum()),
-        len(right),
-        "Held-out preference accuracy",
+    return share_of(
+        scores.ranks_right(),
+        scores.prompts,
+        "Preferred answer is the likelier one",
         "How often the model gives the answer people preferred the higher likelihood per token.",
     )
 
@@ -73,17 +77,29 @@ def implicit_rewards(
     return beta * (scores.log_probs - reference)
 
 
-def implicit_measures(rewards: Float[np.ndarray, "pairs 2"]) -> dict[str, Measure]:
-    """Accuracy and mean margin of the implicit reward; both say how the model moved against its reference."""
-    margins = rewards[:, 0] - rewards[:, 1]
+def prefers_right(rewards: Float[np.ndarray, "pairs 2"]) -> Float[np.ndarray, "pairs"]:
+    """1 where the implicit reward is higher for the preferred answer, 0 where lower, one half for a tie."""
+    return (np.sign(rewards[:, 0] - rewards[:, 1]) + 1) / 2
+
+
+def reward_measures(rewards: Float[np.ndarray, "pairs 2"], prompts: Sequence[bytes]) -> dict[str, Measure]:
+    """Accuracy and mean margin of the implicit reward: how the model moved against its reference.
+
+    The reference itself has only ties, so an accuracy of one half.
+    """
     return {
-        IMPLICIT: share(
-            int((margins > 0).sum()),
-            len(margins),
-            "Implicit reward accuracy",
-            "How often training raised the preferred answer more than the other one; the start is even odds.",
+        PREFERENCE: share_of(
+            prefers_right(rewards),
+            prompts,
+            "Held-out preference accuracy",
+            "How often the model raised the answer people preferred more than the other one, against its start; "
+            "the start itself has raised neither, and a tie counts half.",
         ),
-        "reward_margin": mean(
-            margins, "nats", "Reward margin", "beta times how much further the preferred answer was raised."
+        MARGIN: mean(
+            rewards[:, 0] - rewards[:, 1],
+            "nats",
+            "Reward margin",
+            "beta times how much further the preferred answer was raised.",
+            prompts,
         ),
     }

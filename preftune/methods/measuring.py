@@ -15,11 +15,13 @@ from preftune.durable import write_file
 from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import Measure, paired_change
 from preftune.evaluate.preferences import (
+    PREFERENCE,
     RANKING,
     PairScores,
-    implicit_measures,
     implicit_rewards,
+    prefers_right,
     ranking_accuracy,
+    reward_measures,
     score_pairs,
 )
 from preftune.methods.inputs import EvalPrompt
@@ -47,7 +49,8 @@ class Measured:
     """The measures of one moment, and the values behind them for comparing moments item by item."""
 
     measures: Mapping[str, Measure]
-    ranks_right: np.ndarray
+    scores: PairScores
+    rewards: np.ndarray
     lengths: Sequence[int]
 
 
@@ -66,13 +69,10 @@ class Examiner:
     def before(self) -> Measured:
         """The policy before its first step."""
         if self.config.ref_model is None:  # then it is the reference, whose log-probs are at hand
-            scores = PairScores(self.held_out.reference.double().numpy(), _side_lengths(self.held_out.pairs))
+            scores = PairScores.of(self.held_out.pairs, self.held_out.reference.double().numpy())
         else:
             scores = self._scores("measuring before")
-        self.write_answers(0, "before")
-        completions = self._completions("answers before")
-        measures = {RANKING: ranking_accuracy(scores)} | answer_lengths(completions) if self.held_out.pairs else {}
-        return Measured(measures, scores.ranks_right(), [len(c.tokens) for c in completions])
+        return self._measure(scores, 0, "before")
 
     def during(self, step: int) -> dict[str, float]:
         """Means over the held-out pairs, for the metrics log."""
@@ -84,17 +84,7 @@ class Examiner:
 
     def after(self, step: int, frozen: FrozenModel) -> Measured:
         """The trained policy, its KL from ``frozen`` included."""
-        if not self.held_out.pairs:
-            return Measured({}, np.empty(0), [])
-        scores = self._scores("measuring after")
-        rewards = implicit_rewards(scores, self.held_out.reference.double().numpy(), self.method.reward_scale)
-        self.write_answers(step, "after")
-        completions = self._completions("answers after")
-        measures = {RANKING: ranking_accuracy(scores)} | implicit_measures(rewards) | answer_lengths(completions)
-        if completions:
-            size = self.config.per_device_eval_batch_size
-            measures[KL] = kl_from_reference(lambda groups: self.engine(groups).sums(), frozen.sums, completions, size)
-        return Measured(measures, scores.ranks_right(), [len(c.tokens) for c in completions])
+        return self._measure(self._scores("measuring after"), step, "after", frozen)
 
     def write_answers(self, step: int, stage: str) -> None:
         """Greedy answers to the first held-out prompts, into ``samples.jsonl``."""
@@ -116,6 +106,20 @@ class Examiner:
         ]
         if self.folder is not None:
             _add_rows(self.folder / SAMPLES, rows, step, stage)
+
+    def _measure(self, scores: PairScores, step: int, stage: str, frozen: FrozenModel | None = None) -> Measured:
+        rewards = implicit_rewards(scores, self.held_out.reference.double().numpy(), self.method.reward_scale)
+        if not self.held_out.pairs:
+            return Measured({}, scores, rewards, [])
+        self.write_answers(step, stage)
+        completions = self._completions(f"answers {stage}")
+        measures = reward_measures(rewards, scores.prompts) | {RANKING: ranking_accuracy(scores)}
+        if completions:
+            measures |= answer_lengths(completions)
+        if completions and frozen is not None:
+            size = self.config.per_device_eval_batch_size
+            measures[KL] = kl_from_reference(lambda groups: self.engine(groups).sums(), frozen.sums, completions, size)
+        return Measured(measures, scores, rewards, [len(completion.tokens) for completion in completions])
 
     def _scores(self, description: str) -> PairScores:
         with self.reporter.progress(description, len(self.held_out.pairs)) as bar:
@@ -144,12 +148,16 @@ class Examiner:
 
 def describe_change(before: Measured, after: Measured) -> dict[str, Measure]:
     """Differences after minus before over the same pairs and prompts."""
-    change = {}
-    if len(before.ranks_right) == len(after.ranks_right) > 0:
-        change[RANKING] = paired_change(
-            before.ranks_right, after.ranks_right, "share", "Change of held-out preference accuracy"
-        )
-    if len(before.lengths) == len(after.lengths) > 0:
+    if not after.measures:
+        return {}
+    prompts = after.scores.prompts
+    was, now = (prefers_right(moment.rewards) for moment in (before, after))
+    ranked, ranks = (moment.scores.ranks_right() for moment in (before, after))
+    change = {
+        PREFERENCE: paired_change(was, now, "share", "Change of held-out preference accuracy", prompts),
+        RANKING: paired_change(ranked, ranks, "share", "Change of how often the preferred answer is likelier", prompts),
+    }
+    if after.lengths:
         change["mean_length"] = paired_change(before.lengths, after.lengths, "tokens", "Change of answer length")
     return change
 
@@ -157,10 +165,6 @@ def describe_change(before: Measured, after: Measured) -> dict[str, Measure]:
 def as_document(measures: Mapping[str, Measure]) -> dict[str, Any]:
     """Measures by name, as JSON takes them."""
     return {name: measure.as_dict() for name, measure in measures.items()}
-
-
-def _side_lengths(pairs: Sequence[TokenPair]) -> np.ndarray:
-    return np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs], dtype=float).reshape(-1, 2)
 
 
 def _add_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int, stage: str) -> None:

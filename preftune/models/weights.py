@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-_PIECE = 2**22
-_MULTIPLIER = 6364136223846793005 - 2**63  # an odd 64-bit constant; products wrap around
+_PIECE = 2**20
 
 
 @torch.no_grad()
 def fingerprint_weights(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """A hash of names, shapes and every bit of the tensors.
 
-    Each tensor is reduced on its own device to two 64-bit sums of its 16-bit words, one weighted by position:
-    a changed or moved value changes them. It guards against mistakes, not against forgers.
+    Each stretch of ``_PIECE`` words of 16 bits is reduced, where it lies, to two 64-bit sums, plain and with a
+    random factor for each place: a changed or moved word changes them. It guards against mistakes, not forgers.
     """
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(repr(_sums(tensor)).encode())
+        digest.update(_sums(tensor).cpu().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -37,13 +38,21 @@ def all_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def _sums(tensor: Tensor) -> tuple[int, int]:
+def _sums(tensor: Tensor) -> Tensor:
+    """Of each piece its plain and its weighted sum, shape (pieces, 2)."""
     flat = tensor.detach().contiguous().reshape(-1)
     words = flat.view(torch.int16) if flat.element_size() % 2 == 0 else flat.view(torch.uint8)
-    plain = weighted = torch.zeros((), dtype=torch.int64, device=words.device)
-    for begin in range(0, words.numel(), _PIECE):
+    factors = _factors(words.device)
+    sums = torch.zeros(-(-words.numel() // _PIECE), 2, dtype=torch.int64, device=words.device)
+    for number, begin in enumerate(range(0, words.numel(), _PIECE)):
         piece = words[begin : begin + _PIECE].to(torch.int64)
-        place = torch.arange(begin, begin + piece.numel(), device=words.device)
-        plain = plain + piece.sum()
-        weighted = weighted + (piece * ((place * 2 + 1) * _MULTIPLIER)).sum()
-    return int(plain), int(weighted)
+        sums[number, 0] = piece.sum()
+        sums[number, 1] = piece.mul_(factors[: piece.numel()]).sum()
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _factors(device: torch.device) -> Tensor:
+    """A factor a place within a piece, from a fixed seed; products with it wrap around at 64 bits."""
+    draw = np.random.default_rng(0).integers(-(2**63), 2**63, _PIECE, dtype=np.int64)
+    return torch.from_numpy(draw).to(device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from preftune.errors import PreftuneError
-from preftune.training.metrics import Averages, MetricsLog
+from preftune.training.metrics import Averages, MetricsLog, truncate_after
 from preftune.training.optimizer import MasterAdamW, build_optimizer, first_non_finite, gradient_norm
 from preftune.training.schedule import learning_rates
 from preftune.training.settings import TrainingConfig
@@ -96,8 +96,9 @@ def train(
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
     meter = Throughput()
-    with MetricsLog(folder / "metrics.jsonl") as log, StopRequest() as stop:
-        while state.step < total and not stop.requested:
+    stopped = None
+    with _open_log(folder / "metrics.jsonl", state.step, settings.resume, accelerator) as log, StopRequest() as stop:
+        while state.step < total and stopped is None:
             _take_step(work, module, optimizer, state, rate(state.step), settings, accelerator, watch, meter)
             state.step += 1
             last = state.step == total
@@ -106,11 +107,28 @@ def train(
             with meter.paused():
                 if (eval_every and state.step % eval_every == 0) or last:
                     _record(work.evaluate(state.step), state, work, log, accelerator)
+                stopped = None if last else _asked_to_stop(stop, accelerator)
                 due = save_every and state.step % save_every == 0 and not last
-                if (due or (stop.requested and not last)) and accelerator.is_main_process:
+                if (due or stopped) and accelerator.is_main_process:
                     save_state(folder, state, work.module, optimizer, work.identity, settings.save_total_limit)
-    ended_early = stop.name if state.step < total else None
-    return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, ended_early)
+    return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, stopped)
+
+
+def _open_log(
+    path: Path, step: int, resumes: bool, accelerator: Accelerator
+) -> AbstractContextManager[MetricsLog | None]:
+    """The curves, written by one process; a resumed run writes the steps after ``step`` again."""
+    if not accelerator.is_main_process:
+        return nullcontext()
+    if resumes:
+        truncate_after(path, step)
+    return MetricsLog(path)
+
+
+def _asked_to_stop(stop: StopRequest, accelerator: Accelerator) -> str | None:
+    """The signal that any process was sent: all leave at the same step, or the others would wait for ever."""
+    names = gather_object([stop.name]) if accelerator.num_processes > 1 else [stop.name]
+    return next((name for name in names if name is not None), None)
 
 
 def _take_step(
@@ -126,7 +144,7 @@ def _take_step(
 ) -> None:
     batches = work.micro_batches(state.step)
     per_item = accelerator.num_processes / work.items(state.step)  # data parallelism averages over processes
-    figures: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+    made: list[Computed] = []
     for number, batch in enumerate(batches):
         is_last = number == len(batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(module):
@@ -134,20 +152,22 @@ def _take_step(
             accelerator.backward(computed.loss_sum * per_item)
         if len(batches) > 1 and accelerator.num_processes == 1:
             optimizer.bank()
-        state.averages.add({"loss": (computed.loss_sum.detach(), computed.items), **computed.metrics})
+        made.append(replace(computed, loss_sum=computed.loss_sum.detach()))
         meter.count(computed.items, computed.tokens)
-        figures["loss"] = (computed.loss_sum.detach(), computed.items)
     norm = gradient_norm(optimizer.gradients())
     is_finite = bool(torch.isfinite(norm))
     if is_finite:
         clip = settings.max_grad_norm / (float(norm) + 1e-6) if settings.max_grad_norm else 1.0
         optimizer.step_with(learning_rate, min(clip, 1.0))
         state.nan_in_a_row = 0
+        for computed in made:
+            state.averages.add({"loss": (computed.loss_sum, computed.items), **computed.metrics})
         state.averages.add({"grad_norm": (norm, 1.0)})
     else:
         _skip(work, batches, optimizer, state, watch)
     state.learning_rate = learning_rate
-    watch.on_step(state.step + 1, {name: float(value) / float(n) for name, (value, n) in figures.items()})
+    loss = sum(float(computed.loss_sum) for computed in made) / sum(computed.items for computed in made)
+    watch.on_step(state.step + 1, {"loss": loss})
 
 
 def _skip(work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state: LoopState, watch: Watch) -> None:
@@ -168,7 +188,7 @@ def _skip(work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state
 def _log(
     state: LoopState,
     work: Work[Any],
-    log: MetricsLog,
+    log: MetricsLog | None,
     accelerator: Accelerator,
     meter: Throughput,
     watch: Watch,
@@ -180,9 +200,9 @@ def _log(
 
 
 def _record(
-    values: Mapping[str, float], state: LoopState, work: Work[Any], log: MetricsLog, accelerator: Accelerator
+    values: Mapping[str, float], state: LoopState, work: Work[Any], log: MetricsLog | None, accelerator: Accelerator
 ) -> None:
-    if values and accelerator.is_main_process:
+    if values and log is not None:
         log.log(state.step, state.step / work.steps_per_epoch, values)
     if values:
         accelerator.log(dict(values), step=state.step)

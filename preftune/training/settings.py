@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,13 +49,13 @@ class TrainingConfig(BaseModel):
         """Optimiser steps of the whole run."""
         if self.max_steps > 0:
             return self.max_steps
-        return max(1, round(self.num_train_epochs * steps_per_epoch))
+        return math.ceil(self.num_train_epochs * steps_per_epoch)
 
     def warmup(self, total_steps: int) -> int:
         """Steps of warm-up."""
         if self.warmup_steps >= 1:
             return int(self.warmup_steps)
-        return -int(-total_steps * (self.warmup_steps or self.warmup_ratio) // 1)
+        return math.ceil(total_steps * (self.warmup_steps or self.warmup_ratio))
 
     def save_interval(self, total_steps: int, steps_per_epoch: int) -> int | None:
         """Steps between checkpoints, or None for none."""
@@ -70,4 +71,4 @@ def _interval(strategy: str, steps: float, total_steps: int, steps_per_epoch: in
         return None
     if strategy == "epoch":
         return steps_per_epoch
-    return int(steps) if steps >= 1 else max(1, round(steps * total_steps))
+    return int(steps) if steps >= 1 else math.ceil(steps * total_steps)

@@ -13,7 +13,7 @@ from torch import nn
 from preftune.errors import PreftuneError
 from preftune.training import rng
 from preftune.training.checkpoints import load_newest, save_checkpoint
-from preftune.training.metrics import Averages, truncate_after
+from preftune.training.metrics import Averages
 from preftune.training.optimizer import MasterAdamW
 
 
@@ -66,7 +66,6 @@ def restore_state(
     Raises ``PreftuneError`` where the run was begun with another ``identity`` (data, batch size, schedule).
     """
     checkpoint = load_newest(folder / "checkpoints")
-    truncate_after(folder / "metrics.jsonl", checkpoint.step if checkpoint else 0)
     if checkpoint is None:
         note("no checkpoint to resume from: the run starts at its first step")
         return LoopState()
