@@ -26,7 +26,7 @@ class Measure:
         return asdict(self)
 
 
-def share(hits: int, n: int, title: str, explanation: str, *, effective_n: float | None = None) -> Measure:
+def share(hits: float, n: int, title: str, explanation: str, *, effective_n: float | None = None) -> Measure:
     """``hits`` of ``n`` with Wilson's interval (Wilson 1927), as wide as ``effective_n`` independent items make it."""
     from scipy.stats import norm
 
@@ -46,7 +46,7 @@ def share_of(flags: Sequence[bool] | np.ndarray, prompts: Sequence[Any], title: 
     share over its variance under independence (Kish 1965), at least 1.
     """
     values = np.asarray(flags, dtype=np.float64)
-    n, hits = len(values), int(np.sum(values))
+    n, hits = len(values), float(np.sum(values))
     independent = values.var() / n if n else 0.0
     if independent == 0.0:
         return share(hits, n, title, explanation, effective_n=len(set(prompts)) or None)
