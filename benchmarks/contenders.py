@@ -20,6 +20,11 @@ from benchmarks.table import DTYPES, OURS
 BATCH_SIZE, MAX_LENGTH, LEARNING_RATE, SEED = 4, 512, 1e-6, 42
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
 BEST_ON_CPU: dict[str, Any] = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
+TRL_SETTINGS: dict[str, dict[str, Any]] = {
+    "trl-best": BEST_ON_CPU,
+    "trl-bf16": BEST_ON_CPU | {"model_init_kwargs": {"dtype": "bfloat16"}},
+    "trl-default": {},
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Job:
             "learning_rate": LEARNING_RATE,
             "seed": SEED,
             "train_sampling_strategy": "sequential",
+            "num_train_epochs": 1,
             "save_strategy": "no",
             "logging_steps": 1,
         }
@@ -175,7 +181,7 @@ def _train_trl(job: Job, clock: Clock) -> Mapping[str, Any]:
         report_to=[],
         disable_tqdm=True,
         **job.shared,
-        **(BEST_ON_CPU if job.contender == "trl-best" else {}),
+        **TRL_SETTINGS[job.contender],
     )
     trainer = DPOTrainer(
         model=job.model,

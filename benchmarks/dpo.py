@@ -2,12 +2,13 @@
 
     python -m benchmarks.dpo --model DIR --data PAIRS.jsonl [--pairs 24] [--rounds 3]
 
-Three contenders train the same model on the same pairs, each run in a process of its own:
+These contenders train the same model on the same pairs, each run in a process of its own:
 
   preftune     its defaults, by the function behind `preftune dpo`; references computed before training
   trl-best     TRL with what helps on a CPU: precompute_ref_log_probs, no gradient checkpointing, and glibc's
                malloc told by environment to keep freed memory (preftune tells it from inside the process)
   trl-default  TRL with use_cpu=True and nothing else
+  trl-bf16     with LoRA only: trl-best with the frozen base loaded in bfloat16, as preftune has it
 
 in three settings: full fine-tuning in bfloat16 (float32 master weights on both sides), LoRA (r 16, alpha 32,
 all linear layers) in bfloat16, and full fine-tuning in float32. In each round every contender runs once in
@@ -30,6 +31,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,9 +44,9 @@ from typing import Any
 
 from benchmarks.contenders import BATCH_SIZE, LEARNING_RATE, LORA, MAX_LENGTH, SEED, Job
 from benchmarks.machine import describe_machine, machine_slug
-from benchmarks.table import DTYPES, OURS, TITLES, pairs_per_second, tables
+from benchmarks.table import DTYPES, OURS, pairs_per_second, tables
 
-CONTENDERS = tuple(TITLES)
+CONTENDERS = (OURS, "trl-best", "trl-default")
 # What preftune tells glibc from inside its process, told by environment.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -58,6 +60,7 @@ BUSY_LOAD = 0.5
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     options = _parse(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run under way, tidies up
     machine = describe_machine()
     if (machine["load_at_start"] or 0) > BUSY_LOAD:
         _tell(f"warning: the machine is busy (load {machine['load_at_start']:.2f}); figures will be off")
@@ -116,11 +119,11 @@ def _compare(options: argparse.Namespace, machine: dict[str, Any], folder: Path,
         "samples": [],
         "commands": {},
     }
-    total = options.rounds * len(options.settings) * len(CONTENDERS)
+    total = options.rounds * sum(len(contenders_of(setting)) for setting in options.settings)
     for number in range(options.rounds):
         result["matmul_gflops"].append(_measure_matmul())
         for setting in options.settings:
-            for contender in rotated(CONTENDERS, number):
+            for contender in rotated(contenders_of(setting), number):
                 begun = time.monotonic()
                 sample = _spawn(Job(contender, setting, options.model, str(pairs), "", 0.0), folder)
                 result["samples"].append({"round": number} | sample)
@@ -131,6 +134,11 @@ def _compare(options: argparse.Namespace, machine: dict[str, Any], folder: Path,
                     f"peak {sample['peak_training_mib'] or 0:,.0f} MiB ({time.monotonic() - begun:.0f} s)"
                 )
     return result
+
+
+def contenders_of(setting: str) -> tuple[str, ...]:
+    """Weights that are trained stay float32 on every side; a frozen base need not."""
+    return (*CONTENDERS, "trl-bf16") if setting == "bf16-lora" else CONTENDERS
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:
@@ -239,7 +247,7 @@ def _environment(job: Job) -> dict[str, str]:
         inherited
         | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         | {"PREFTUNE_CACHE": f"{job.folder}/cache", "HF_DATASETS_CACHE": f"{job.folder}/datasets"}
-        | (KEEP_FREED_MEMORY if job.contender == "trl-best" else {})
+        | (KEEP_FREED_MEMORY if job.contender in ("trl-best", "trl-bf16") else {})
     )
 
 

@@ -16,12 +16,20 @@ from typing import Any
 
 HERE = Path(__file__).parent
 OURS = "preftune"
-TITLES = {OURS: "preftune", "trl-best": "TRL, best CPU settings", "trl-default": "TRL, defaults"}
+TITLES = {
+    OURS: "preftune",
+    "trl-best": "TRL, best CPU settings",
+    "trl-bf16": "TRL, best CPU settings, base in bfloat16",
+    "trl-default": "TRL, defaults",
+}
 VERSIONS = ("preftune", "trl", "torch", "transformers", "peft", "python")
 DTYPES = {"bf16-full": "bfloat16", "bf16-lora": "bfloat16", "fp32-full": "float32"}
 
+EXACT = ("fp32-full", OURS)
+
 Sample = Mapping[str, Any]
 Measure = Callable[[Sample], float | None]
+Place = tuple[str, str]  # setting and contender
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,14 @@ def needed_gflops(sample: Sample, result: Mapping[str, Any]) -> float:
     return work / sum(sample["step_seconds"]) / 1e9
 
 
-def largest_loss_difference(samples: Sequence[Sample], other: str) -> float | None:
-    """Over all steps and rounds, between preftune and ``other``; None where they share no round."""
-    losses = {(sample["round"], sample["contender"]): sample["losses"] for sample in samples}
+def largest_loss_difference(samples: Iterable[Sample], one: Place, other: Place) -> float | None:
+    """Over all steps and rounds, between two (setting, contender); None where they share no round."""
+    losses = {((sample["setting"], sample["contender"]), sample["round"]): sample["losses"] for sample in samples}
     differences = [
         abs(mine - theirs)
-        for (number, contender), ours in losses.items()
-        if contender == OURS and (number, other) in losses
-        for mine, theirs in zip(ours, losses[number, other], strict=True)
+        for place, number in losses
+        if place == one and (other, number) in losses
+        for mine, theirs in zip(losses[one, number], losses[other, number], strict=True)
     ]
     return max(differences) if differences else None
 
@@ -147,7 +155,8 @@ def _timed(sample: Sample, lengths: Sequence[Sequence[int]], batch_size: int) ->
 
 def _about(result: Mapping[str, Any]) -> str:
     machine, data, model, options = (result[key] for key in ("machine", "data", "model", "options"))
-    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in VERSIONS)
+    known = machine["versions"]
+    versions = ", ".join(f"{name} {known[name]}" for name in VERSIONS if known.get(name, "absent") != "absent")
     rates = result["matmul_gflops"]
     matmul = ", ".join(f"{name} {spread([one[name] for one in rates]).text(0)}" for name in rates[0])
     prompts, completions = sum(p for p, _, _ in data["lengths"]), sum(c + r for _, c, r in data["lengths"])
@@ -183,7 +192,7 @@ def _setting(result: Mapping[str, Any], setting: str) -> str:
             f"#### {setting}",
             _figures(result, samples, names, setting),
             _markdown(["preftune against", "pairs/s, times", "target", "peak memory, times", "target"], ratios),
-            _losses(samples, others),
+            _losses(result["samples"], setting, names),
         )
         if part
     )
@@ -237,10 +246,21 @@ def _verdict(ratios: Sequence[float], sign: str, target: float | None) -> str:
     return f"{sign} {target:g}: {'met' if is_met else 'missed'}"
 
 
-def _losses(samples: Sequence[Sample], others: Sequence[str]) -> str:
-    found = [(name, largest_loss_difference(samples, name)) for name in others]
-    told = "; ".join(f"{TITLES[name]} {value:.1e}" for name, value in found if value is not None)
-    return f"Largest difference of a step's loss from preftune's: {told}." if told else ""
+def _losses(samples: Sequence[Sample], setting: str, names: Sequence[str]) -> str:
+    """How far the losses of a step lie apart; beside bfloat16, how far each lies from float32."""
+    whom = "Largest difference of a step's loss from preftune's{}: {}."
+    told = _apart(samples, setting, names, (setting, OURS))
+    parts = [whom.format("", told)] if told else []
+    if setting == "bf16-full" and (from_exact := _apart(samples, setting, names, EXACT)):
+        parts.append(whom.format(" in float32", from_exact))
+    return " ".join(parts)
+
+
+def _apart(samples: Sequence[Sample], setting: str, names: Sequence[str], other: Place) -> str:
+    found = {
+        name: largest_loss_difference(samples, (setting, name), other) for name in names if (setting, name) != other
+    }
+    return "; ".join(f"{TITLES[name]} {value:.1e}" for name, value in found.items() if value is not None)
 
 
 def _commands(commands: Mapping[str, Any]) -> str:

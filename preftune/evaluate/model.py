@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from preftune.data.records import Pair
-from preftune.data.tokens import Tokenized, encode_prompt, tokenize_pairs
+from preftune.data.tokens import TemplateRefusal, Tokenized, encode_prompt, tokenize_pairs
 from preftune.errors import PreftuneError
 from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import Measure, mean, paired_change
@@ -139,7 +139,10 @@ def distinct_prompts(pairs: Sequence[Pair], tokenizer: Any, limit: int, longest:
     for pair in pairs:
         if len(found) == limit:
             break
-        tokens = encode_prompt(pair, tokenizer)
+        try:
+            tokens = encode_prompt(pair, tokenizer)
+        except TemplateRefusal:  # counted where the pairs became tokens
+            continue
         if tokens and (longest is None or len(tokens) < longest):
             found.setdefault(tuple(tokens), tokens)
     return list(found.values())

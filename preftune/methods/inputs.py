@@ -12,7 +12,7 @@ from preftune.data.read import Reading, fingerprint, read_pairs
 from preftune.data.records import Pair
 from preftune.data.settings import DataConfig
 from preftune.data.split import prompt_key, split_by_prompt
-from preftune.data.tokens import Dropped, Tokenized, encode_prompt, tokenize_pairs
+from preftune.data.tokens import Dropped, TemplateRefusal, Tokenized, encode_prompt, tokenize_pairs
 from preftune.durable import write_json
 from preftune.errors import PreftuneError
 
@@ -95,7 +95,10 @@ def eval_prompts(pairs: tuple[Pair, ...], tokenizer: Any, limit: int, longest: i
             break
         if key in found:
             continue
-        tokens = encode_prompt(pair, tokenizer)
+        try:
+            tokens = encode_prompt(pair, tokenizer)
+        except TemplateRefusal:  # counted where the pairs became tokens
+            continue
         if tokens and (longest is None or len(tokens) <= longest):
             found[key] = EvalPrompt(pair.id, prompt_text(pair), tokens, completion_text(pair.chosen))
     return list(found.values())

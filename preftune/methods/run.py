@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
+from torch import nn
 
 from preftune.config import dump_config
 from preftune.data.batches import BatchPlan
@@ -59,10 +61,11 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class _Policy:
-    """The model being trained, as a log-prob engine, and its tokenizer."""
+    """The model being trained, as a log-prob engine, and its tokenizer; ``on_merged``: its start is saved nowhere."""
 
     engine: LogProbEngine
     tokenizer: Any
+    on_merged: bool
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def run_pairs(config: PairConfig, method: PairMethod, reporter: Reporter = SILEN
         if result.stopped is not None:
             return RunSummary(folder, result, {}, audit)
         if accelerator.is_main_process:
-            save_model(policy.engine.model, policy.tokenizer, folder / "model")
+            save_model(_model_to_save(policy), policy.tokenizer, folder / "model")
         after = examiner.after(result.steps, _frozen_model(config, policy.engine, references))
         document = {
             "method": method.name,
@@ -158,7 +161,8 @@ def _load_policy(config: PairConfig, device: torch.device, reporter: Reporter) -
     with reporter.progress(f"loading {config.model}", None):
         tokenizer = load_tokenizer(config)
         model = load_model(config, device)
-        if has_adapter(model):
+        on_merged = has_adapter(model)
+        if on_merged:
             # A new adapter on top of an old one would need both to load: the old one becomes part of the weights.
             model = model.merge_and_unload()  # type: ignore[operator]
             reporter.note("the adapter the model came with is merged into its weights")
@@ -175,7 +179,13 @@ def _load_policy(config: PairConfig, device: torch.device, reporter: Reporter) -
         f"training {n / 1e6:,.1f} of {whole / 1e6:,.1f} million parameters in "
         f"{str(next(model.parameters()).dtype).removeprefix('torch.')} on {device.type}"
     )
-    return _Policy(engine, tokenizer)
+    return _Policy(engine, tokenizer, on_merged)
+
+
+def _model_to_save(policy: _Policy) -> nn.Module:
+    """The policy as it is; an adapter whose base weights are saved nowhere is merged into a copy of them."""
+    model = policy.engine.model
+    return copy.deepcopy(model).merge_and_unload() if policy.on_merged and has_adapter(model) else model  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,12 @@ def _load_with_adapter(config: ModelConfig, trainable: bool) -> nn.Module:
     from peft import PeftConfig, PeftModel
 
     folder = Path(config.model)
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would fall back on a pickle
+        raise PreftuneError(
+            "The adapter's weights are not saved as safetensors.",
+            where=str(folder),
+            mend="Save it again with peft's save_pretrained.",
+        )
     base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     if not base:
         raise PreftuneError("The adapter does not say what model it belongs to.", where=str(folder))
@@ -194,11 +200,13 @@ def _read_template(path: Path) -> str:
 
 
 def _disable_dropout(model: nn.Module) -> None:
+    """Of dropout modules, and of the rates that OPT and others hand to the function."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
+                setattr(module, name, 0.0)
 
 
 def _hash_file(path: Path) -> str:

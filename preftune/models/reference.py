@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from preftune.data.batches import by_length
 from preftune.data.tokens import TokenPair, fingerprint_tokens
@@ -20,7 +21,7 @@ from preftune.durable import write_file
 from preftune.errors import PreftuneError
 from preftune.models.cache import cache_folder
 from preftune.models.layout import Group
-from preftune.models.logprobs import LogProbEngine
+from preftune.models.logprobs import LogProbEngine, causal_model
 from preftune.models.weights import all_parameters, fingerprint_weights, frozen_parameters
 
 PairLogProbs = Float[Tensor, "pairs 2"]  # chosen, rejected: sums over completion tokens, in nats
@@ -86,25 +87,19 @@ def adapter_off(engine: LogProbEngine) -> FrozenModel:
         with engine.model.disable_adapter():  # type: ignore[operator]
             return _sums(engine, groups)
 
-    return FrozenModel("adapter switched off", sums, lambda: fingerprint_weights(frozen_parameters(engine.model)))
+    return FrozenModel("adapter switched off", sums, _fingerprint_of(engine, frozen_parameters))
 
 
 def separate_model(engine: LogProbEngine) -> FrozenModel:
     """A second model, frozen here."""
     engine.requires_grad_(False).eval()
-    return FrozenModel(
-        "separate model",
-        lambda groups: _sums(engine, groups),
-        lambda: fingerprint_weights(all_parameters(engine.model)),
-    )
+    return FrozenModel("separate model", lambda groups: _sums(engine, groups), _fingerprint_of(engine, all_parameters))
 
 
 def starting_weights(engine: LogProbEngine) -> FrozenModel:
     """The policy itself, to be asked before its first step only."""
     return FrozenModel(
-        "starting weights",
-        lambda groups: _sums(engine, groups),
-        lambda: fingerprint_weights(all_parameters(engine.model)),
+        "starting weights", lambda groups: _sums(engine, groups), _fingerprint_of(engine, all_parameters)
     )
 
 
@@ -144,6 +139,16 @@ def computed_once(
         log_probs,
         lambda: fingerprint_weights([("log_probs", table)]),
     )
+
+
+def _fingerprint_of(
+    engine: LogProbEngine, tensors: Callable[[nn.Module], list[tuple[str, Tensor]]]
+) -> Callable[[], str]:
+    """A hash of what the log-probs depend on: weights as they then are, and settings such as a norm's epsilon."""
+    config = causal_model(engine.model).config.to_dict()  # type: ignore[union-attr, operator]
+    said = {name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")}
+    settings = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    return lambda: fingerprint_weights([(settings, torch.empty(0)), *tensors(engine.model)])
 
 
 def _sums(engine: LogProbEngine, groups: Sequence[Group]) -> SequenceLogProbs:

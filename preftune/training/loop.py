@@ -89,6 +89,8 @@ def train(
     """
     total = settings.total_steps(work.steps_per_epoch)
     rate = learning_rates(settings, learning_rate, total)
+    # Else a launcher's setting, or an earlier trainer's in this process, would divide the loss once more.
+    accelerator.gradient_accumulation_steps = 1
     module = accelerator.prepare_model(work.module) if accelerator.num_processes > 1 else work.module
     optimizer = build_optimizer(work.module, learning_rate, settings)
     state = restore_state(folder, work.module, optimizer, work.identity, watch.note) if settings.resume else LoopState()

@@ -58,10 +58,18 @@ def test_each_item_of_a_short_last_step_weighs_the_same(tmp_path: Path) -> None:
     gradients = torch.autograd.grad(loss, list(toy.module.parameters()))
     toy.train(tmp_path, num_train_epochs=1)
     row = curves(tmp_path)[0]
-    assert row["loss"] == pytest.approx(float(loss), rel=1e-6)
-    assert row["output"] == pytest.approx(float(output.mean()), rel=1e-5)
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert row["output"] == pytest.approx(output.mean().item(), rel=1e-5)
     assert row["grad_norm"] == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)), rel=1e-6)
-    assert toy.losses == [pytest.approx(float(loss), rel=1e-6)]
+    assert toy.losses == [pytest.approx(loss.item(), rel=1e-6)]
+
+
+def test_launchers_accumulation_does_not_divide_the_loss_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch --gradient_accumulation_steps 4` sets this for every Accelerator of the process."""
+    Toy().train(tmp_path / "plain", num_train_epochs=1)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    Toy().train(tmp_path / "launched", num_train_epochs=1)
+    assert curves(tmp_path / "plain") == curves(tmp_path / "launched")
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.1, 1e6])
