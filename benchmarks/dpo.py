@@ -94,7 +94,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--rounds should be 1 or more")
     if find_spec("trl") is None:
         parser.error("TRL is not installed; it is in the dependency group 'parity'")
-    options.model = str(Path(options.model).expanduser().resolve())
+    options.model = str(Path(options.model).expanduser().absolute())  # a link keeps its name
     return options
 
 
