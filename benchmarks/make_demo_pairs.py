@@ -3,8 +3,9 @@
     python -m benchmarks.make_demo_pairs comparisons.jsonl preftune/demo/pairs.jsonl
 
 A comparison becomes a pair where two or three of its three annotators chose the same answer (ties are left out),
-both answers are text and not empty, and the two differ; of equal pairs the first is kept. The winner is `chosen`; `confidence` is the share of
-annotators who chose it. Nothing else is selected: not by length, not by how well a model does on it.
+both answers are text and not empty, and the two differ; of equal pairs the first is kept. The winner is `chosen`;
+`confidence` is the share of annotators who chose it. Nothing else is selected: not by length, not by how well a model
+does on it.
 """
 
 from __future__ import annotations

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from preftune.data.records import Pair
-from preftune.data.tokens import TemplateRefusal, Tokenized, encode_prompt, tokenize_pairs
+from preftune.data.tokens import TemplateRefusal, encode_prompt, tokenize_pairs
 from preftune.errors import PreftuneError
 from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import Measure, mean, paired_change
@@ -21,13 +20,14 @@ from preftune.evaluate.preferences import (
     implicit_rewards,
     ranking_accuracy,
     reward_measures,
+    score_frozen,
     score_pairs,
 )
 from preftune.models.adapters import has_adapter
 from preftune.models.lean_modules import make_lean
 from preftune.models.loading import load_model, load_tokenizer
 from preftune.models.logprobs import LogProbEngine
-from preftune.models.reference import FrozenModel, adapter_off, pair_groups
+from preftune.models.reference import FrozenModel, adapter_off
 from preftune.models.settings import ModelConfig
 from preftune.rollout.sample import Completion, sample, stop_token_ids
 
@@ -92,7 +92,7 @@ def examine(
         scores = score_pairs(model.engine, tokens.pairs, batch_size, bar.advance)
     measures = {RANKING: ranking_accuracy(scores), "log_prob_per_token": _likelihood(scores)}
     if model.frozen is not None:
-        rewards = implicit_rewards(scores, _reference(model.frozen, tokens, batch_size), beta)
+        rewards = implicit_rewards(scores, score_frozen(model.frozen, tokens.pairs, batch_size).log_probs, beta)
         measures = reward_measures(rewards, scores.prompts) | measures
     prompts = distinct_prompts(pairs, model.tokenizer, num_completions, max_length)
     completions = answer(model, prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, progress=progress)
@@ -172,12 +172,3 @@ def _likelihood(scores: PairScores) -> Measure:
         "Mean per token, over the preferred answers.",
         scores.prompts,
     )
-
-
-def _reference(frozen: FrozenModel, tokens: Tokenized, batch_size: int) -> np.ndarray:
-    pairs = tokens.pairs
-    parts = [
-        frozen.sums(pair_groups(pairs[begin : begin + batch_size])).view(-1, 2).double().cpu()
-        for begin in range(0, len(pairs), batch_size)
-    ]
-    return torch.cat(parts).numpy()

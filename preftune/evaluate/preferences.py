@@ -13,7 +13,7 @@ from preftune.data.batches import by_length
 from preftune.data.tokens import TokenPair
 from preftune.evaluate.measures import Measure, mean, share_of
 from preftune.models.logprobs import LogProbEngine
-from preftune.models.reference import pair_groups
+from preftune.models.reference import FrozenModel, pair_groups, pair_log_probs
 
 PREFERENCE, RANKING, MARGIN = "preference_accuracy", "ranking_accuracy", "reward_margin"
 
@@ -60,6 +60,16 @@ def score_pairs(
     return PairScores.of(pairs, log_probs)
 
 
+def score_frozen(
+    model: FrozenModel,
+    pairs: Sequence[TokenPair],
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+) -> PairScores:
+    """A frozen model's scores of ``pairs``, in their order."""
+    return PairScores.of(pairs, pair_log_probs(model, pairs, batch_size, progress).double().numpy())
+
+
 def ranking_accuracy(scores: PairScores) -> Measure:
     """How often the preferred answer is the likelier one; it needs no reference."""
     return share_of(
@@ -87,19 +97,20 @@ def reward_measures(rewards: Float[np.ndarray, "pairs 2"], prompts: Sequence[byt
 
     The reference itself has only ties, so an accuracy of one half.
     """
+    margins = rewards[:, 0] - rewards[:, 1]
     return {
-        PREFERENCE: share_of(
-            prefers_right(rewards),
-            prompts,
-            "Held-out preference accuracy",
-            "How often the model raised the answer people preferred more than the other one, against its start; "
-            "the start itself has raised neither, and a tie counts half.",
-        ),
+        PREFERENCE: _preference_accuracy(rewards, prompts),
         MARGIN: mean(
-            rewards[:, 0] - rewards[:, 1],
-            "nats",
-            "Reward margin",
-            "beta times how much further the preferred answer was raised.",
-            prompts,
+            margins, "nats", "Reward margin", "beta times how much further the preferred answer was raised.", prompts
         ),
     }
+
+
+def _preference_accuracy(rewards: Float[np.ndarray, "pairs 2"], prompts: Sequence[bytes]) -> Measure:
+    title = "Held-out preference accuracy"
+    right = prefers_right(rewards)
+    if len(right) and (right == 0.5).all():
+        what = "Before training the model has no preference against itself: even odds by construction, for any pairs."
+        return Measure(0.5, 0.5, 0.5, len(right), "share", title, what)
+    what = "How often the model raised the answer people preferred more than the other one, against its start."
+    return share_of(right, prompts, title, what)

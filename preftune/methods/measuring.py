@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from preftune.data.tokens import TokenPair
 from preftune.durable import write_file
@@ -22,6 +23,7 @@ from preftune.evaluate.preferences import (
     prefers_right,
     ranking_accuracy,
     reward_measures,
+    score_frozen,
     score_pairs,
 )
 from preftune.methods.inputs import EvalPrompt
@@ -37,11 +39,11 @@ SAMPLES = "samples.jsonl"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Pairs and prompts training never sees, and the reference's log-probs of the pairs."""
+    """Pairs and prompts training never sees; ``reference()`` are the reference's log-probs of the pairs."""
 
     pairs: tuple[TokenPair, ...]
     prompts: Sequence[EvalPrompt]
-    reference: PairLogProbs
+    reference: Callable[[], PairLogProbs]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Measures the policy in ``engine``; writes answers into ``folder`` where this process owns it."""
+    """Measures the policy in ``engine``; writes answers into ``folder`` where this process owns it.
+
+    What came before the first step is measured at the end, by the frozen start: training need not wait for it.
+    """
 
     config: PairConfig
     method: PairMethod
@@ -65,33 +70,43 @@ class Examiner:
     held_out: HeldOut
     folder: Path | None
     reporter: Reporter
-
-    def before(self) -> Measured:
-        """The policy before its first step."""
-        if self.config.ref_model is None:  # then it is the reference, whose log-probs are at hand
-            scores = PairScores.of(self.held_out.pairs, self.held_out.reference.double().numpy())
-        else:
-            scores = self._scores("measuring before")
-        return self._measure(scores, 0, "before")
+    _scored: dict[int, PairScores] = field(default_factory=dict)  # the latest step's
 
     def during(self, step: int) -> dict[str, float]:
         """Means over the held-out pairs, for the metrics log."""
         if not self.held_out.pairs:
             return {}
-        scores = self._scores("evaluating")
-        figures = evaluation_figures(self.method, scores.log_probs, self.held_out.reference)
+        scores = self._policy_scores(step)
+        figures = evaluation_figures(self.method, scores.log_probs, self.held_out.reference())
         return figures | {f"eval_{RANKING}": float(scores.ranks_right().mean())}
 
-    def after(self, step: int, frozen: FrozenModel) -> Measured:
-        """The trained policy, its KL from ``frozen`` included."""
-        return self._measure(self._scores("measuring after"), step, "after", frozen)
+    def before(self, start: FrozenModel) -> Measured:
+        """The policy as it was before its first step."""
+        pairs = self.held_out.pairs
+        if self.config.ref_model is None:  # then it is the reference, whose log-probs are at hand
+            scores = PairScores.of(pairs, self.held_out.reference().double().cpu().numpy())
+        else:
+            with self.reporter.progress("scoring pairs before", len(pairs)) as bar:
+                scores = score_frozen(start, pairs, self.config.per_device_eval_batch_size, bar.advance)
+        with start.lend() as model:
+            completions = self._completions(model, 0, "before")
+        return self._measure(scores, completions)
 
-    def write_answers(self, step: int, stage: str) -> None:
+    def after(self, step: int, reference: FrozenModel) -> Measured:
+        """The trained policy, its KL from ``reference`` included."""
+        scores = self._policy_scores(step)
+        completions = self._completions(self.engine.model, step, "after")
+        measured = self._measure(scores, completions)
+        if not completions:
+            return measured
+        size = self.config.per_device_eval_batch_size
+        kl = kl_from_reference(lambda groups: self.engine(groups).sums(), reference.sums, completions, size)
+        return replace(measured, measures={**measured.measures, KL: kl})
+
+    def write_answers(self, model: nn.Module, step: int, stage: str) -> None:
         """Greedy answers to the first held-out prompts, into ``samples.jsonl``."""
         prompts = self.held_out.prompts[: self.config.num_samples]
-        if not prompts:
-            return
-        completions = self._sample(prompts, f"writing answers {stage}", temperature=0.0)
+        completions = self._sample(model, prompts, f"writing answers {stage}", temperature=0.0)
         rows = [
             {
                 "step": step,
@@ -104,38 +119,44 @@ class Examiner:
             }
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        if self.folder is not None:
-            _add_rows(self.folder / SAMPLES, rows, step, stage)
+        if rows and self.folder is not None:
+            _put_rows(self.folder / SAMPLES, rows, step, stage)
 
-    def _measure(self, scores: PairScores, step: int, stage: str, frozen: FrozenModel | None = None) -> Measured:
-        rewards = implicit_rewards(scores, self.held_out.reference.double().numpy(), self.method.reward_scale)
-        if not self.held_out.pairs:
-            return Measured({}, scores, rewards, [])
-        self.write_answers(step, stage)
-        completions = self._completions(f"answers {stage}")
-        measures = reward_measures(rewards, scores.prompts) | {RANKING: ranking_accuracy(scores)}
+    def _measure(self, scores: PairScores, completions: Sequence[Completion]) -> Measured:
+        reference = self.held_out.reference().double().cpu().numpy()
+        rewards = implicit_rewards(scores, reference, self.method.reward_scale)
+        measures: dict[str, Measure] = {}
+        if self.held_out.pairs:
+            measures = reward_measures(rewards, scores.prompts) | {RANKING: ranking_accuracy(scores)}
         if completions:
             measures |= answer_lengths(completions)
-        if completions and frozen is not None:
-            size = self.config.per_device_eval_batch_size
-            measures[KL] = kl_from_reference(lambda groups: self.engine(groups).sums(), frozen.sums, completions, size)
         return Measured(measures, scores, rewards, [len(completion.tokens) for completion in completions])
 
-    def _scores(self, description: str) -> PairScores:
-        with self.reporter.progress(description, len(self.held_out.pairs)) as bar:
-            return score_pairs(self.engine, self.held_out.pairs, self.config.per_device_eval_batch_size, bar.advance)
+    def _policy_scores(self, step: int) -> PairScores:
+        """The policy's scores after ``step``: a last evaluation and the measurement after are one pass."""
+        if step not in self._scored:
+            self._scored.clear()
+            with self.reporter.progress("scoring held-out pairs", len(self.held_out.pairs)) as bar:
+                size = self.config.per_device_eval_batch_size
+                self._scored[step] = score_pairs(self.engine, self.held_out.pairs, size, bar.advance)
+        return self._scored[step]
 
-    def _completions(self, description: str) -> list[Completion]:
-        return self._sample(self.held_out.prompts[: self.config.num_completions], description, temperature=1.0)
+    def _completions(self, model: nn.Module, step: int, stage: str) -> list[Completion]:
+        """Answers at temperature 1, for figures; those for reading are written on the way."""
+        self.write_answers(model, step, stage)
+        prompts = self.held_out.prompts[: self.config.num_completions]
+        return self._sample(model, prompts, f"answers {stage}", temperature=1.0)
 
-    def _sample(self, prompts: Sequence[EvalPrompt], description: str, temperature: float) -> list[Completion]:
+    def _sample(
+        self, model: nn.Module, prompts: Sequence[EvalPrompt], description: str, temperature: float
+    ) -> list[Completion]:
         if not prompts:
             return []
         stop_ids = stop_token_ids(self.engine.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
         with self.reporter.progress(description, len(prompts)) as bar:
             return sample(
-                self.engine.model,
+                model,
                 [prompt.tokens for prompt in prompts],
                 pad_id=stop_ids[0] if pad is None else pad,
                 stop_ids=stop_ids,
@@ -167,18 +188,17 @@ def as_document(measures: Mapping[str, Measure]) -> dict[str, Any]:
     return {name: measure.as_dict() for name, measure in measures.items()}
 
 
-def _add_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int, stage: str) -> None:
-    """Rows of the same moment, and of moments a resumed run has not reached, are replaced."""
-    kept = []
-    if path.is_file():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_earlier(line, step, stage)]
-    lines = kept + [json.dumps(row, ensure_ascii=False) for row in rows]
-    write_file(path, "".join(line + "\n" for line in lines))
+def _put_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int, stage: str) -> None:
+    """Adds rows in the order of steps; those of the same moment, which a resumed run writes again, are replaced."""
+    earlier = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [row for line in earlier if (row := _read_row(line)) and (row.get("step"), row.get("stage")) != (step, stage)]
+    ordered = sorted([*kept, *rows], key=lambda row: row.get("step", 0))
+    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 
-def _is_earlier(line: str, step: int, stage: str) -> bool:
+def _read_row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(row, dict) and row.get("step", 0) <= step and row.get("stage") != stage
+        return None
+    return row if isinstance(row, dict) else None

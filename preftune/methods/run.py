@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from preftune.data.batches import BatchPlan
 from preftune.data.tokens import Tokenized, TokenPair, fingerprint_tokens
 from preftune.durable import write_file, write_json
 from preftune.errors import PreftuneError
-from preftune.evaluate.preferences import score_pairs
+from preftune.evaluate.preferences import PairScores, score_pairs
 from preftune.methods.inputs import PairData, eval_prompts, read_data, to_tokens, write_audit
-from preftune.methods.measuring import Examiner, HeldOut, as_document, describe_change
+from preftune.methods.measuring import Examiner, HeldOut, Measured, as_document, describe_change
 from preftune.methods.pairs import PairMethod, pair_step
 from preftune.methods.reporting import SILENT, Reporter
 from preftune.methods.settings import PairConfig
@@ -31,6 +32,7 @@ from preftune.models.loading import load_model, load_tokenizer
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import (
     FrozenModel,
+    PairLogProbs,
     Reference,
     ReferenceGuard,
     adapter_off,
@@ -70,10 +72,10 @@ class _Policy:
 
 @dataclass(frozen=True)
 class _References:
-    """Of the training batches and of the held-out pairs, and the model behind both at the start."""
+    """Of the training batches; of the held-out pairs, as a table made when it is first asked for; the model behind."""
 
     training: Reference
-    evaluation: Reference
+    evaluation: Callable[[], PairLogProbs]
     model: FrozenModel
 
 
@@ -96,14 +98,13 @@ def run_pairs(config: PairConfig, method: PairMethod, reporter: Reporter = SILEN
         if accelerator.is_main_process:
             audit = write_audit(data, {"train": tokens.train, "evaluation": tokens.evaluation}, folder)
             _write_config(config, method, data, guard, command, folder)
-        before = examiner.before()
         result = _train(config, method, policy, references, tokens, examiner, guard, folder, accelerator, reporter)
         guard.check("the end")
         if result.stopped is not None:
             return RunSummary(folder, result, {}, audit)
         if accelerator.is_main_process:
             save_model(_model_to_save(policy), policy.tokenizer, folder / "model")
-        after = examiner.after(result.steps, _frozen_model(config, policy.engine, references))
+        before, after = _measure(config, policy.engine, references, examiner, result.steps)
         document = {
             "method": method.name,
             "steps": result.steps,
@@ -232,7 +233,12 @@ def _choose_references(config: PairConfig, engine: LogProbEngine, tokens: _Token
             size = config.per_device_eval_batch_size
             return computed_once(model, pairs, batch_size=size, key=key, progress=bar.advance)
 
-    evaluation = table(tokens.evaluation.pairs, "held-out")
+    @cache
+    def evaluation() -> PairLogProbs:
+        return table(tokens.evaluation.pairs, "held-out").log_probs(tokens.evaluation.pairs)
+
+    if not has_adapter(engine.model) and config.ref_model is None:
+        evaluation()  # the starting weights are there now and no longer
     if computes_once:
         return _References(table(tokens.train.pairs, "training"), evaluation, model)
     if not has_adapter(engine.model) and config.ref_model is None:
@@ -248,11 +254,16 @@ def _load_engine(config: PairConfig, policy: LogProbEngine, reporter: Reporter) 
     return LogProbEngine(model, note=reporter.note)
 
 
-def _frozen_model(config: PairConfig, engine: LogProbEngine, references: _References) -> FrozenModel:
-    """A live reference for answers that were not known at the start; the starting weights are loaded again."""
-    if has_adapter(engine.model) or config.ref_model is not None or config.precompute_ref_log_probs is False:
-        return references.model
-    return separate_model(_load_engine(config, engine, SILENT))
+def _measure(
+    config: PairConfig, engine: LogProbEngine, references: _References, examiner: Examiner, step: int
+) -> tuple[Measured, Measured]:
+    """Before and after: the start is the model without its adapter, or is loaded once more."""
+    if not examiner.held_out.pairs:
+        nothing = Measured({}, PairScores.of([], np.empty((0, 2))), np.empty((0, 2)), [])
+        return nothing, nothing
+    start = adapter_off(engine) if has_adapter(engine.model) else separate_model(_load_engine(config, engine, SILENT))
+    reference = start if config.ref_model is None else references.model
+    return examiner.before(start), examiner.after(step, reference)
 
 
 def _check_agreement(
@@ -294,7 +305,7 @@ def _examiner(
     held_out = HeldOut(
         pairs=pairs,
         prompts=eval_prompts(data.evaluation, policy.tokenizer, wanted, config.max_length),
-        reference=references.evaluation.log_probs(pairs),
+        reference=references.evaluation,
     )
     folder = Path(config.output_dir) if accelerator.is_main_process else None
     return Examiner(config, method, policy.engine, policy.tokenizer, held_out, folder, reporter)
@@ -337,6 +348,8 @@ def _train(
 
     def evaluate(step: int) -> Mapping[str, float]:
         guard.check(f"step {step}")
+        if step < total:
+            examiner.write_answers(policy.engine.model, step, "during")
         return examiner.during(step)
 
     peak = config.learning_rate or (LORA_LEARNING_RATE if config.use_peft else LEARNING_RATE)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,16 @@ SequenceLogProbs = Float[Tensor, "sequences"]
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A policy that is not trained; ``kind`` says how. ``fingerprint()`` hashes its weights."""
+    """A policy that is not trained; ``kind`` says how.
+
+    ``sums(groups)`` are its log-probs, ``fingerprint()`` hashes its weights, ``lend()`` gives the model itself to
+    generate with, for as long as the block lasts.
+    """
 
     kind: str
     sums: Callable[[Sequence[Group]], SequenceLogProbs]
     fingerprint: Callable[[], str]
+    lend: Callable[[], AbstractContextManager[nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -83,23 +89,35 @@ def pair_groups(pairs: Sequence[TokenPair]) -> list[Group]:
 def adapter_off(engine: LogProbEngine) -> FrozenModel:
     """The policy with its adapter switched off: the frozen base weights."""
 
-    def sums(groups: Sequence[Group]) -> SequenceLogProbs:
+    @contextmanager
+    def lend() -> Iterator[nn.Module]:
         with engine.model.disable_adapter():  # type: ignore[operator]
+            yield engine.model
+
+    def sums(groups: Sequence[Group]) -> SequenceLogProbs:
+        with lend():
             return _sums(engine, groups)
 
-    return FrozenModel("adapter switched off", sums, _fingerprint_of(engine, frozen_parameters))
+    return FrozenModel("adapter switched off", sums, _fingerprint_of(engine, frozen_parameters), lend)
 
 
 def separate_model(engine: LogProbEngine) -> FrozenModel:
     """A second model, frozen here."""
     engine.requires_grad_(False).eval()
-    return FrozenModel("separate model", lambda groups: _sums(engine, groups), _fingerprint_of(engine, all_parameters))
+    return _as_it_is("separate model", engine)
 
 
 def starting_weights(engine: LogProbEngine) -> FrozenModel:
     """The policy itself, to be asked before its first step only."""
+    return _as_it_is("starting weights", engine)
+
+
+def _as_it_is(kind: str, engine: LogProbEngine) -> FrozenModel:
     return FrozenModel(
-        "starting weights", lambda groups: _sums(engine, groups), _fingerprint_of(engine, all_parameters)
+        kind,
+        lambda groups: _sums(engine, groups),
+        _fingerprint_of(engine, all_parameters),
+        lambda: nullcontext(engine.model),
     )
 
 
@@ -124,7 +142,7 @@ def computed_once(
     identity = "\n".join([fingerprint_tokens(pairs), model.fingerprint(), key])
     file = cache_folder("reference") / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
     found = _read_table(file, len(pairs))
-    table = _compute(model, pairs, batch_size, progress) if found is None else found
+    table = pair_log_probs(model, pairs, batch_size, progress) if found is None else found
     if found is None:
         write_file(file, save({"log_probs": table}))
     elif progress is not None:
@@ -139,6 +157,22 @@ def computed_once(
         log_probs,
         lambda: fingerprint_weights([("log_probs", table)]),
     )
+
+
+def pair_log_probs(
+    model: FrozenModel,
+    pairs: Sequence[TokenPair],
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+) -> PairLogProbs:
+    """``model``'s log-probs of ``pairs``, in their order, on the CPU in float32; batches are of like length."""
+    table = torch.empty(len(pairs), 2)
+    for batch in by_length([pair.length for pair in pairs], batch_size):
+        sums = model.sums(pair_groups([pairs[i] for i in batch]))
+        table[torch.tensor(batch)] = sums.view(-1, 2).float().cpu()
+        if progress is not None:
+            progress(len(batch))
+    return table
 
 
 def _fingerprint_of(
@@ -159,18 +193,6 @@ def _sums(engine: LogProbEngine, groups: Sequence[Group]) -> SequenceLogProbs:
             return engine(groups).sums()
     finally:
         engine.train(was_training)
-
-
-def _compute(
-    model: FrozenModel, pairs: Sequence[TokenPair], batch_size: int, progress: Callable[[int], object] | None
-) -> PairLogProbs:
-    table = torch.empty(len(pairs), 2)
-    for batch in by_length([pair.length for pair in pairs], batch_size):
-        sums = model.sums(pair_groups([pairs[i] for i in batch]))
-        table[torch.tensor(batch)] = sums.view(-1, 2).float().cpu()
-        if progress is not None:
-            progress(len(batch))
-    return table
 
 
 def _content(pair: TokenPair) -> tuple[bytes, bytes, bytes]:

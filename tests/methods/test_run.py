@@ -129,11 +129,12 @@ def test_files_of_the_run_are_all_there(way: str, world: World, tmp_path: Path) 
         assert all(m["low"] <= m["value"] <= m["high"] and m["n"] > 0 for m in evaluation[moment].values())
 
 
-def test_samples_are_the_same_prompts_before_and_after(world: World, tmp_path: Path) -> None:
+def test_samples_are_the_same_prompts_before_during_and_after(world: World, tmp_path: Path) -> None:
     run(world, tmp_path / "run", **FULL)
     rows = read_rows(tmp_path / "run" / "samples.jsonl")
-    assert [(row["stage"], row["step"]) for row in rows] == [("before", 0)] * 2 + [("after", 12)] * 2
-    assert [row["prompt"] for row in rows[:2]] == [row["prompt"] for row in rows[2:]]
+    stages = [("before", 0), ("during", 3), ("during", 6), ("during", 9), ("after", 12)]
+    assert [(row["stage"], row["step"]) for row in rows] == [stage for stage in stages for _ in range(2)]
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in rows[:2]] * 5
     assert {row["prompt_id"] for row in rows} <= {row["id"] for row in pair_rows()}
     assert all(0 < row["tokens"] <= 4 for row in rows)
 
