@@ -41,6 +41,11 @@ class BatchPlan:
         members = sorted(self.members(step), key=lambda i: (-self.lengths[i], i))
         return _cut(members, self.batch_size, self.processes)[process :: self.processes]
 
+    def largest(self, process: int = 0) -> list[int]:
+        """The micro-batch of this process with the most tokens in the first epoch."""
+        parts = (part for step in range(self.steps_per_epoch) for part in self.micro_batches(step, process))
+        return max(parts, key=lambda part: sum(self.lengths[i] for i in part))
+
     def members(self, step: int) -> list[int]:
         """The example numbers of the 0-based ``step``, over all processes, in drawn order.
 

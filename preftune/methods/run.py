@@ -373,6 +373,7 @@ def _train(
             "lr_scheduler_type": config.lr_scheduler_type,
             "reference": guard.at_start,
         },
+        largest=[pairs[i] for i in plan.largest(accelerator.process_index)],
     )
     policy.engine.train()
     with reporter.progress("training", total) as bar:

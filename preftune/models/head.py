@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 CHUNK_TOKENS = 512
+# The forward pass holds several float32 matrices a chunk: on a CPU smaller ones are met again in the cache.
+CPU_FORWARD_TOKENS = 128
 # Saved probabilities spare the backward pass a matrix product; above this they are computed again instead.
 SAVED_PROBABILITIES_BYTES = 256 * 2**20
 
@@ -73,7 +75,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         needs_grad = with_grad and any(ctx.needs_input_grad)
         save = needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
         saved = hidden.new_empty(n, vocab) if save else None
-        for rows in _chunks(n):
+        for rows in _chunks(n, CPU_FORWARD_TOKENS if hidden.device.type == "cpu" else CHUNK_TOKENS):
             logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)
             chosen = logits.gather(1, targets[rows, None])[:, 0]
             normaliser = torch.logsumexp(logits, -1)
@@ -95,7 +97,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for rows in _chunks(hidden.shape[0]):
+        for rows in _chunks(hidden.shape[0], CHUNK_TOKENS):
             inner = None  # d softcap / d logit
             if saved is not None:
                 grad_logits = saved[rows] * (-grad[rows, None]).to(hidden.dtype)
@@ -125,8 +127,8 @@ def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right) if total is None else total.addmm_(left, right)
 
 
-def _chunks(n: int) -> list[slice]:
-    return [slice(begin, min(begin + CHUNK_TOKENS, n)) for begin in range(0, n, CHUNK_TOKENS)]
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
 
 def _logits(

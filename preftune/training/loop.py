@@ -44,6 +44,7 @@ class Work(Generic[Batch]):
     ``micro_batches(step)`` gives this process's part of a step, ``items(step)`` the items of the step over all
     processes: each item weighs the same, however the step is cut into micro-batches. ``compute(module, batch)``
     runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be equal when resumed.
+    ``largest`` is the micro-batch that takes the most memory; it is computed once before the first step.
     """
 
     module: nn.Module
@@ -54,6 +55,7 @@ class Work(Generic[Batch]):
     evaluate: Callable[[int], Mapping[str, float]]
     steps_per_epoch: int
     identity: Mapping[str, Any] = field(default_factory=dict)
+    largest: Batch | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def train(
     save_every = settings.save_interval(total, work.steps_per_epoch)
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
+    _rehearse(work, module, optimizer, accelerator)
     meter = Throughput()
     stopped = None
     with _open_log(folder / "metrics.jsonl", state.step, settings.resume, accelerator) as log, StopRequest() as stop:
@@ -114,6 +117,20 @@ def train(
                 if (due or stopped) and accelerator.is_main_process:
                     save_state(folder, state, work.module, optimizer, work.identity, settings.save_total_limit)
     return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, stopped)
+
+
+def _rehearse(work: Work[Any], module: nn.Module, optimizer: MasterAdamW, accelerator: Accelerator) -> None:
+    """The largest micro-batch forward and backward, thrown away, beside the optimiser's whole state.
+
+    What does not fit into memory fails before the first step, and the steps find their memory at hand: fresh pages
+    from the system cost up to twice a step's own time where a machine's memory is virtual.
+    """
+    if work.largest is None:
+        return
+    optimizer.allocate()
+    with torch.random.fork_rng(), accelerator.no_sync(module):
+        accelerator.backward(work.compute(module, work.largest).loss_sum)
+    optimizer.zero_grad()
 
 
 def _open_log(

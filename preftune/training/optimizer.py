@@ -44,6 +44,13 @@ class MasterAdamW(torch.optim.Optimizer):
         return [g for p in self.parameters() if (g := self._gradient(p)) is not None]
 
     @torch.no_grad()
+    def allocate(self) -> None:
+        """Makes the state of every parameter now instead of at its first update."""
+        for parameter in self.parameters():
+            if not self.state[parameter]:
+                self._start(parameter)
+
+    @torch.no_grad()
     def bank(self) -> None:
         """Adds the gradients at hand to float32 sums and frees them; float32 ones sum up where they are."""
         for parameter in self.parameters():

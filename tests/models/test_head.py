@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from preftune.models import head as head_module
-from preftune.models.head import CHUNK_TOKENS, Head, find_head
+from preftune.models.head import CHUNK_TOKENS, CPU_FORWARD_TOKENS, Head, find_head
 from tests.models import tiny_models
 
 WIDTH, VOCAB = 16, 61
-CHUNK_BORDERS = [0, 1, CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1]
+CHUNK_BORDERS = [0, 1, CPU_FORWARD_TOKENS, CPU_FORWARD_TOKENS + 1, CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1]
 EXTRAS = pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.25, None), (1.0, 5.0), (3.0, 4.0)], ids=str)
 
 
