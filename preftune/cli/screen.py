@@ -113,6 +113,7 @@ class _Lines:
         self._description, self._total, self._done = description, total, 0.0
         self._figures: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
+        self._told: float | None = None  # the count in the last line
 
     def advance(self, n: float = 1, **figures: Any) -> None:
         self._done += n
@@ -124,10 +125,11 @@ class _Lines:
             self._print()
 
     def finish(self) -> None:
-        self._print()
+        if self._told != self._done or not self._done:
+            self._print()
 
     def _print(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), self._done
         elapsed = self._last - self._start
         count = f"{self._done:g}" + (f"/{self._total:g}" if self._total else "")
         left = (self._total or 0) - self._done

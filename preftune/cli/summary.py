@@ -84,11 +84,15 @@ def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mappi
         verdict = "[red]worse[/red]: the whole interval of the change is below zero"
     else:
         verdict = "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
+    start = (
+        "before training 50%, even odds by construction: the model had no preference against itself"
+        if was["low"] == was["high"]
+        else f"before training {_value(was)} ({_interval(was)})"
+    )
     text = (
         f"On {now['n']:,} held-out pairs the model prefers the answer people preferred in "
-        f"[bold]{_value(was)}[/bold] before ({_interval(was)}) and [bold]{_value(now)}[/bold] after "
-        f"({_interval(now)}); 95% intervals. Before training it has no preference against itself: even odds.\n"
-        f"Change {100 * difference['value']:+.1f} points ({100 * difference['low']:+.1f} to "
+        f"[bold]{_value(now)}[/bold] (95% interval {_interval(now)}); {start}.\n"
+        f"Change {100 * difference['value']:+.1f} points (95% interval {100 * difference['low']:+.1f} to "
         f"{100 * difference['high']:+.1f}): {verdict}."
     )
     return Panel(text, title="What changed", title_align="left")

@@ -302,9 +302,10 @@ def _check_gradients(model: nn.Module, wide: nn.Module, together: float) -> None
     for name, parameter in model.named_parameters():
         reference = truth[name].grad
         assert (parameter.grad is None) == (reference is None), name
-        # A tensor whose true gradient vanishes (a key's bias) holds rounding alone.
-        if parameter.grad is not None and reference is not None and reference.norm() > 1e-5 * largest:
-            assert _relative(parameter.grad, reference) < 1e-4, name
+        if parameter.grad is not None and reference is not None:
+            # A tensor whose true gradient all but cancels (a key's bias) holds the rounding of larger terms.
+            rounding = 1e-6 * largest
+            assert (parameter.grad.double() - reference).norm() < 1e-4 * reference.norm() + rounding, name
 
 
 def _naive(wide: nn.Module, prompt: Any, completion: Any) -> tuple[Tensor, Tensor]:
