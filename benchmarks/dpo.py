@@ -7,7 +7,7 @@ These contenders train the same model on the same pairs, each run in a process o
   preftune     its defaults, by the function behind `preftune dpo`; references computed before training
   trl-best     TRL with what helps on a CPU: precompute_ref_log_probs, no gradient checkpointing, and glibc's
                malloc told by environment to keep freed memory (preftune tells it from inside the process)
-  trl-default  TRL with use_cpu=True and nothing else
+  trl-default  TRL with use_cpu=True and nothing else; in the first setting only
   trl-bf16     with LoRA only: trl-best with the frozen base loaded in bfloat16, as preftune has it
 
 in three settings: full fine-tuning in bfloat16 (float32 master weights on both sides), LoRA (r 16, alpha 32,
@@ -46,7 +46,6 @@ from benchmarks.contenders import BATCH_SIZE, LEARNING_RATE, LORA, MAX_LENGTH, S
 from benchmarks.machine import describe_machine, machine_slug
 from benchmarks.table import DTYPES, OURS, pairs_per_second, tables
 
-CONTENDERS = (OURS, "trl-best", "trl-default")
 # What preftune tells glibc from inside its process, told by environment.
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -137,8 +136,9 @@ def _compare(options: argparse.Namespace, machine: dict[str, Any], folder: Path,
 
 
 def contenders_of(setting: str) -> tuple[str, ...]:
-    """Weights that are trained stay float32 on every side; a frozen base need not."""
-    return (*CONTENDERS, "trl-bf16") if setting == "bf16-lora" else CONTENDERS
+    """TRL's defaults where a target names them; a frozen base in bfloat16 where there is one (LoRA)."""
+    last = {"bf16-full": ("trl-default",), "bf16-lora": ("trl-bf16",)}
+    return (OURS, "trl-best", *last.get(setting, ()))
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:

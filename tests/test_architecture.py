@@ -44,9 +44,7 @@ def test_every_setting_is_read_somewhere() -> None:
     from preftune.methods.dpo import DPOConfig
 
     sources = "".join(path.read_text() for path in ROOT.joinpath("preftune").rglob("*.py"))
-    unread = [
-        name for name in DPOConfig.model_fields if not re.search(rf"(config|settings|self)\.{name}\b", sources)
-    ]
+    unread = [name for name in DPOConfig.model_fields if not re.search(rf"(config|settings|self)\.{name}\b", sources)]
     only_one_meaning = {"optim", "loss_type"}  # accepted for TRL's sake, every value asks for the same
     assert set(unread) == only_one_meaning
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.dpo import CONTENDERS, rotated
+from benchmarks.dpo import contenders_of, rotated
 from benchmarks.machine import machine_slug
 from benchmarks.table import (
     Spread,
@@ -17,6 +17,8 @@ from benchmarks.table import (
     tables,
     tokens_per_second,
 )
+
+CONTENDERS = contenders_of("bf16-full")
 
 LENGTHS = [[10, 2, 3], [20, 4, 5], [30, 6, 7], [40, 8, 9]]
 

@@ -69,6 +69,7 @@ Exit codes: 0 done, 1 found something wrong, 2 wrong usage or bad input."""
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
     """Runs the command that ``argv`` names, ``sys.argv`` by default, and gives the exit code."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # our own bars stand in for the libraries'; read when tqdm is imported
     tokens, flags = _take_flags(list(sys.argv[1:] if argv is None else argv))
     as_json, debug = "--json" in flags, "--debug" in flags
     try:

@@ -9,7 +9,6 @@ import warnings
 def quieten_libraries() -> None:
     """To be called before transformers is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # our own bars stand in for theirs
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(peft|transformers|torch)\..*")
     from transformers.utils import logging

@@ -191,7 +191,9 @@ def as_document(measures: Mapping[str, Measure]) -> dict[str, Any]:
 def _put_rows(path: Path, rows: Sequence[Mapping[str, Any]], step: int, stage: str) -> None:
     """Adds rows in the order of steps; those of the same moment, which a resumed run writes again, are replaced."""
     earlier = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    kept = [row for line in earlier if (row := _read_row(line)) and (row.get("step"), row.get("stage")) != (step, stage)]
+    kept = [
+        row for line in earlier if (row := _read_row(line)) and (row.get("step"), row.get("stage")) != (step, stage)
+    ]
     ordered = sorted([*kept, *rows], key=lambda row: row.get("step", 0))
     write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 

@@ -11,17 +11,23 @@ import pytest
 from preftune.cli.main import main
 from tests.tiny_world import World, pair_rows, write_rows
 
-QUICK = (
-    "--per_device_train_batch_size 8 --learning_rate 5e-3 --num_train_epochs 2 --max_new_tokens 8 --num_samples 3 "
-    "--num_completions 8 --logging_steps 1 --eval_fraction 0.25 --save_steps 2 --dtype float32"
-).split()
+QUICK = [
+    "--per_device_train_batch_size=8",
+    "--learning_rate=5e-3",
+    "--num_train_epochs=2",
+    "--max_new_tokens=8",
+    "--num_samples=3",
+    "--num_completions=8",
+    "--logging_steps=1",
+    "--eval_fraction=0.25",
+    "--save_steps=2",
+    "--dtype=float32",
+]
 
 
 def train(world: World, folder: Path, *more: str, data: Path | None = None) -> int:
     source = data or world.conversational
-    return main(
-        ["dpo", "--model", str(world.model), "--data", str(source), "--output", str(folder), *QUICK, *more]
-    )
+    return main(["dpo", "--model", str(world.model), "--data", str(source), "--output", str(folder), *QUICK, *more])
 
 
 def document(text: str) -> dict[str, Any]:
@@ -75,9 +81,7 @@ def test_the_last_screen_says_what_changed_and_where_the_model_is(
     assert "from_pretrained" in shown and "report.html" in shown.replace(" ", "")
 
 
-def test_an_output_folder_with_a_run_is_refused(
-    world: World, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_folder_with_a_run_is_refused(world: World, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "eval.json").read_bytes()
     assert train(world, run) == 2
     assert "already holds a run" in capsys.readouterr().err
@@ -144,13 +148,8 @@ def test_messages_without_a_template_are_explained(
     assert "chat template" in capsys.readouterr().err
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
-    assert (
-        main(
-            ["dpo", "--model", str(plain), "--data", str(world.conversational), "--output", str(tmp_path / "run2")]
-            + [*QUICK, "--max_steps", "1", "--chat_template_path", str(template)]
-        )
-        == 0
-    )
+    tokens = ["dpo", "--model", str(plain), "--data", str(world.conversational), "--output", str(tmp_path / "run2")]
+    assert main([*tokens, *QUICK, "--max_steps", "1", "--chat_template_path", str(template)]) == 0
 
 
 def test_prompts_longer_than_the_limit_are_cut_and_counted(

@@ -101,3 +101,11 @@ def test_batches_by_length_hold_every_example_once(lengths: tuple[int, ...], siz
 
 def _steps(plan: BatchPlan, epoch: int) -> range:
     return range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+
+
+def test_largest_is_the_micro_batch_with_the_most_tokens() -> None:
+    plan = BatchPlan((5, 1, 9, 2, 8, 1, 1), batch_size=2, accumulation=2)
+    parts = [part for step in range(plan.steps_per_epoch) for part in plan.micro_batches(step)]
+    most = max(sum(plan.lengths[i] for i in part) for part in parts)
+    assert plan.largest() in parts
+    assert sum(plan.lengths[i] for i in plan.largest()) == most

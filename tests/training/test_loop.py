@@ -64,6 +64,15 @@ def test_each_item_of_a_short_last_step_weighs_the_same(tmp_path: Path) -> None:
     assert toy.losses == [pytest.approx(loss.item(), rel=1e-6)]
 
 
+def test_rehearsal_of_the_largest_batch_changes_no_bit(tmp_path: Path) -> None:
+    plain = Toy(dropout=0.2)
+    plain.train(tmp_path / "plain")
+    rehearsed = Toy(dropout=0.2, rehearses=True)  # seeds the generators anew
+    rehearsed.train(tmp_path / "rehearsed")
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), rehearsed.parameters(), strict=True))
+    assert curves(tmp_path / "plain") == curves(tmp_path / "rehearsed")
+
+
 def test_launchers_accumulation_does_not_divide_the_loss_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --gradient_accumulation_steps 4` sets this for every Accelerator of the process."""
     Toy().train(tmp_path / "plain", num_train_epochs=1)

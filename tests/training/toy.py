@@ -33,6 +33,7 @@ class Toy:
         poison: Sequence[tuple[int, int]] = (),
         before_step: Callable[[int], object] = lambda step: None,
         identity: dict[str, Any] | None = None,
+        rehearses: bool = False,
     ) -> None:
         torch.manual_seed(0)
         layers = (nn.Linear(5, 8), nn.Tanh(), nn.Dropout(dropout), nn.LayerNorm(8), nn.Linear(8, 1))
@@ -41,6 +42,7 @@ class Toy:
         self.plan = BatchPlan((1,) * n, batch, accumulation)
         self.poison, self.before_step = set(poison), before_step
         self.identity = identity or {"data": "toy"}
+        self.largest = list(range(batch)) if rehearses else None
         self.step = 0
         self.notes: list[str] = []
         self.losses: list[float] = []
@@ -64,6 +66,7 @@ class Toy:
             evaluate=lambda step: {"eval_weight": float(next(self.module.parameters()).detach().double().sum())},
             steps_per_epoch=self.plan.steps_per_epoch,
             identity=self.identity,
+            largest=self.largest,
         )
 
     def parameters(self) -> list[Tensor]:
