@@ -86,6 +86,7 @@ def run_pairs(config: PairConfig, method: PairMethod, reporter: Reporter = SILEN
     """
     accelerator = _start(config)
     with _own_folder(config, accelerator) as folder:
+        _start_trackers(config, accelerator)
         seed_everything(config.seed)
         data = read_data(config, config.seed, reporter.note)
         policy = _load_policy(config, accelerator.device, reporter)
@@ -123,22 +124,35 @@ def run_pairs(config: PairConfig, method: PairMethod, reporter: Reporter = SILEN
 
 def _start(config: PairConfig) -> Accelerator:
     tune_allocator()
-    accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=config.output_dir)
-    if accelerator.distributed_type not in (
-        DistributedType.NO,
-        DistributedType.MULTI_GPU,
-        DistributedType.MULTI_CPU,
-    ):
+    try:
+        accelerator = Accelerator(log_with=list(config.report_to) or None, project_dir=config.output_dir)
+    except ValueError as error:
+        raise PreftuneError(
+            f"A tracker is not known ({str(error).splitlines()[0]}).",
+            where="--report_to",
+            mend="Use tensorboard, wandb, trackio or another of accelerate's.",
+        ) from error
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise PreftuneError(
             f"{accelerator.distributed_type.value} is not supported yet.",
             where="accelerate's configuration",
             mend="Launch with data parallelism (--multi_gpu), or in one process.",
         )
-    if config.report_to:
-        plain = {k: v for k, v in config.model_dump().items() if isinstance(v, str | int | float | bool)}
-        named = {"wandb": {"name": config.run_name}} if config.run_name else {}
-        accelerator.init_trackers("preftune", config=plain, init_kwargs=named)
     return accelerator
+
+
+def _start_trackers(config: PairConfig, accelerator: Accelerator) -> None:
+    if not config.report_to:
+        return
+    if len(accelerator.log_with) < len(config.report_to):
+        raise PreftuneError(
+            f"Of the trackers {', '.join(config.report_to)} not all are installed.",
+            where="--report_to",
+            mend="Install them: pip install 'preftune[tracking]'.",
+        )
+    plain = {k: v for k, v in config.model_dump().items() if isinstance(v, str | int | float | bool)}
+    named = {"wandb": {"name": config.run_name}} if config.run_name else {}
+    accelerator.init_trackers("preftune", config=plain, init_kwargs=named)
 
 
 @contextmanager

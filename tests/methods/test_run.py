@@ -309,3 +309,22 @@ def test_chat_data_without_a_template_is_refused(world: World, tmp_path: Path) -
     make_tokenizer(chat_template=None).save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(PreftuneError, match=r"no chat template.*--chat_template_path"):
         run(world, tmp_path / "run", **FULL, data=str(world.conversational), tokenizer=str(tmp_path / "tokenizer"))
+
+
+def test_trackers_get_what_the_metrics_file_gets(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(world, tmp_path / "run", **FULL, report_to=("tensorboard",))
+    (events,) = (tmp_path / "run" / "preftune").glob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events))
+    seen.Reload()
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    logged = [row["rewards/margins"] for row in rows if "rewards/margins" in row]
+    assert [event.value for event in seen.Scalars("rewards/margins")] == pytest.approx(logged)
+
+
+def test_unknown_tracker_is_named_before_anything_is_written(world: World, tmp_path: Path) -> None:
+    with pytest.raises(PreftuneError, match="report_to"):
+        run(world, tmp_path / "run", **FULL, report_to=("nonsense",))
+    assert not (tmp_path / "run").exists()
