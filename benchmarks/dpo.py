@@ -273,9 +273,7 @@ def time_commands(model: str, data: str, folder: Path) -> dict[str, list[float]]
         "`preftune dpo --use_peft`, first step done; the pairs above, nothing held out": [
             _time_to_first_step([*lora, *small], folder) for _ in range(FIRST_STEP_RUNS)
         ],
-        f"the same on all of {Path(data).name}, all defaults": [
-            _time_to_first_step([*lora, "--data", data], folder)
-        ],
+        f"the same on all of {Path(data).name}, all defaults": [_time_to_first_step([*lora, "--data", data], folder)],
     }
 
 
