@@ -99,6 +99,15 @@ def character_count(content: Prompt) -> int:
     return len(content) if isinstance(content, str) else sum(len(message.content) for message in content)
 
 
+def readable_text(content: Prompt) -> str:
+    """The content for people: the words, with the roles where there are several turns."""
+    if isinstance(content, str):
+        return content
+    if len(content) == 1:
+        return content[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in content)
+
+
 def normal_text(content: Prompt) -> str:
     """The text by which contents are compared: NFC, white space folded.
 

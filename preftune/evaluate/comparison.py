@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from preftune.data.records import Message, Pair
+from preftune.data.records import Message, Pair, readable_text
 from preftune.data.tokens import encode_prompt, tokenize_pairs
 from preftune.evaluate.answers import answer_lengths
 from preftune.evaluate.model import OpenModel, answer
@@ -57,9 +57,9 @@ def compare_models(
         "measures": measures,
         "answers": [
             {
-                "prompt": text_of(pair.prompt),
+                "prompt": readable_text(pair.prompt),
                 "completions": [model_answers[number] for model_answers in answers],
-                "chosen": text_of(pair.chosen) if pairs else None,
+                "chosen": readable_text(pair.chosen) if pairs else None,
             }
             for number, pair in enumerate(asked)
         ],
@@ -79,18 +79,9 @@ def own_prompts(texts: Sequence[str]) -> list[Pair]:
     ]
 
 
-def text_of(content: Any) -> str:
-    """A prompt or completion for people: the words, with roles where there are several turns."""
-    if isinstance(content, str):
-        return content
-    if len(content) == 1:
-        return content[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in content)
-
-
 def _first_different(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     found: dict[str, Pair] = {}
     for pair in pairs:
         if len(found) < limit:
-            found.setdefault(text_of(pair.prompt), pair)
+            found.setdefault(readable_text(pair.prompt), pair)
     return list(found.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 from preftune.audit.basics import audit_basics
 from preftune.data.read import Reading, fingerprint, read_pairs
-from preftune.data.records import Pair
+from preftune.data.records import Pair, readable_text
 from preftune.data.settings import DataConfig
 from preftune.data.split import prompt_key, split_by_prompt
 from preftune.data.tokens import Dropped, TemplateRefusal, Tokenized, encode_prompt, tokenize_pairs
@@ -29,12 +29,11 @@ class PairData:
 
 @dataclass(frozen=True)
 class EvalPrompt:
-    """A held-out prompt as text and tokens, with the answer people preferred."""
+    """A held-out prompt as text and tokens."""
 
     id: str
     text: str
     tokens: list[int]
-    chosen: str
 
 
 def read_data(config: DataConfig, seed: int, note: Callable[[str], object]) -> PairData:
@@ -100,22 +99,8 @@ def eval_prompts(pairs: tuple[Pair, ...], tokenizer: Any, limit: int, longest: i
         except TemplateRefusal:  # counted where the pairs became tokens
             continue
         if tokens and (longest is None or len(tokens) <= longest):
-            found[key] = EvalPrompt(pair.id, prompt_text(pair), tokens, completion_text(pair.chosen))
+            found[key] = EvalPrompt(pair.id, readable_text(pair.prompt), tokens)
     return list(found.values())
-
-
-def prompt_text(pair: Pair) -> str:
-    """The prompt for people: the user's words, with the roles where there are several turns."""
-    if isinstance(pair.prompt, str):
-        return pair.prompt
-    if len(pair.prompt) == 1:
-        return pair.prompt[0].content
-    return "\n\n".join(f"{message.role}: {message.content}" for message in pair.prompt)
-
-
-def completion_text(completion: Any) -> str:
-    """A completion for people."""
-    return completion if isinstance(completion, str) else "\n\n".join(message.content for message in completion)
 
 
 def _note_rejected(reading: Reading, note: Callable[[str], object]) -> None:
