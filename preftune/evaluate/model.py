@@ -29,7 +29,7 @@ from preftune.models.loading import load_model, load_tokenizer
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel, adapter_off
 from preftune.models.settings import ModelConfig
-from preftune.rollout.sample import Completion, sample, stop_token_ids
+from preftune.rollout.sample import Completion, padding_and_stops, sample
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,11 @@ def answer(
     """The model's answers to prompts given as tokens."""
     if not prompts:
         return []
-    stop_ids = stop_token_ids(model.engine.model, model.tokenizer)
-    pad = model.tokenizer.pad_token_id
     with progress(f"answers of {model.name}", len(prompts)) as bar:
         return sample(
             model.engine.model,
             prompts,
-            pad_id=stop_ids[0] if pad is None else pad,
-            stop_ids=stop_ids,
+            **padding_and_stops(model.engine.model, model.tokenizer),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,

@@ -32,7 +32,7 @@ from preftune.methods.reporting import Reporter
 from preftune.methods.settings import PairConfig
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel, PairLogProbs
-from preftune.rollout.sample import Completion, sample, stop_token_ids
+from preftune.rollout.sample import Completion, padding_and_stops, sample
 
 SAMPLES = "samples.jsonl"
 
@@ -152,14 +152,11 @@ class Examiner:
     ) -> list[Completion]:
         if not prompts:
             return []
-        stop_ids = stop_token_ids(self.engine.model, self.tokenizer)
-        pad = self.tokenizer.pad_token_id
         with self.reporter.progress(description, len(prompts)) as bar:
             return sample(
                 model,
                 [prompt.tokens for prompt in prompts],
-                pad_id=stop_ids[0] if pad is None else pad,
-                stop_ids=stop_ids,
+                **padding_and_stops(self.engine.model, self.tokenizer),
                 max_new_tokens=self.config.max_new_tokens,
                 temperature=temperature,
                 seed=self.config.seed,

@@ -66,6 +66,13 @@ def sample(
     return [completions[i] for i in range(len(prompts))]
 
 
+def padding_and_stops(model: nn.Module, tokenizer: Any) -> dict[str, Any]:
+    """``pad_id`` and ``stop_ids`` for ``sample``; a tokenizer without padding pads with the first token that stops."""
+    stop_ids = stop_token_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id
+    return {"pad_id": stop_ids[0] if pad is None else pad, "stop_ids": stop_ids}
+
+
 def stop_token_ids(model: nn.Module, tokenizer: Any) -> list[int]:
     """Every token that ends an answer, by the model's generation settings and the tokenizer."""
     named = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
