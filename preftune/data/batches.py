@@ -41,10 +41,15 @@ class BatchPlan:
         members = sorted(self.members(step), key=lambda i: (-self.lengths[i], i))
         return _cut(members, self.batch_size, self.processes)[process :: self.processes]
 
-    def largest(self, process: int = 0) -> list[int]:
-        """The micro-batch of this process with the most tokens in the first epoch."""
-        parts = (part for step in range(self.steps_per_epoch) for part in self.micro_batches(step, process))
-        return max(parts, key=lambda part: sum(self.lengths[i] for i in part))
+    def largest(self, process: int = 0, steps: int | None = None) -> list[int] | None:
+        """The micro-batch of this process with the most tokens in the first epoch, or in its first ``steps``.
+
+        None where it is in the first step, which then needs no rehearsal.
+        """
+        steps = self.steps_per_epoch if steps is None else min(steps, self.steps_per_epoch)
+        parts = [(step, part) for step in range(steps) for part in self.micro_batches(step, process)]
+        step, part = max(parts, key=lambda place: sum(self.lengths[i] for i in place[1]))
+        return part if step else None
 
     def members(self, step: int) -> list[int]:
         """The example numbers of the 0-based ``step``, over all processes, in drawn order.

@@ -368,6 +368,7 @@ def _train(
 
     peak = config.learning_rate or (LORA_LEARNING_RATE if config.use_peft else LEARNING_RATE)
     total = config.total_steps(plan.steps_per_epoch)
+    largest = plan.largest(accelerator.process_index, steps=total)
     work = Work(
         module=policy.engine,
         micro_batches=lambda step: [
@@ -387,7 +388,7 @@ def _train(
             "lr_scheduler_type": config.lr_scheduler_type,
             "reference": guard.at_start,
         },
-        largest=[pairs[i] for i in plan.largest(accelerator.process_index)],
+        largest=None if largest is None else [pairs[i] for i in largest],
     )
     policy.engine.train()
     with reporter.progress("training", total) as bar:

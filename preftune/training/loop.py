@@ -44,7 +44,7 @@ class Work(Generic[Batch]):
     ``micro_batches(step)`` gives this process's part of a step, ``items(step)`` the items of the step over all
     processes: each item weighs the same, however the step is cut into micro-batches. ``compute(module, batch)``
     runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be equal when resumed.
-    ``largest`` is the micro-batch that takes the most memory; it is computed once before the first step.
+    ``largest`` is the micro-batch that takes the most memory; it is computed once after the first step.
     """
 
     module: nn.Module
@@ -99,7 +99,7 @@ def train(
     save_every = settings.save_interval(total, work.steps_per_epoch)
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
-    _rehearse(work, module, optimizer, accelerator)
+    first = state.step
     meter = Throughput()
     stopped = None
     with _open_log(folder / "metrics.jsonl", state.step, settings.resume, accelerator) as log, StopRequest() as stop:
@@ -110,6 +110,8 @@ def train(
             if state.step % settings.logging_steps == 0 or last:
                 _log(state, work, log, accelerator, meter, watch)
             with meter.paused():
+                if state.step == first + 1 and not last:
+                    _rehearse(work, module, optimizer, accelerator)
                 if (eval_every and state.step % eval_every == 0) or last:
                     _record(work.evaluate(state.step), state, work, log, accelerator)
                 stopped = None if last else _asked_to_stop(stop, accelerator)
@@ -120,14 +122,13 @@ def train(
 
 
 def _rehearse(work: Work[Any], module: nn.Module, optimizer: MasterAdamW, accelerator: Accelerator) -> None:
-    """The largest micro-batch forward and backward, thrown away, beside the optimiser's whole state.
+    """The largest micro-batch forward and backward, thrown away, beside the optimiser's state.
 
-    What does not fit into memory fails before the first step, and the steps find their memory at hand: fresh pages
-    from the system cost up to twice a step's own time where a machine's memory is virtual.
+    What does not fit into memory fails after the first step, not after an hour, and the steps find their memory at
+    hand: fresh pages from the system cost up to twice a step's own time where a machine's memory is virtual.
     """
     if work.largest is None:
         return
-    optimizer.allocate()
     with torch.random.fork_rng(), accelerator.no_sync(module):
         accelerator.backward(work.compute(module, work.largest).loss_sum)
     optimizer.zero_grad()

@@ -41,14 +41,7 @@ class MasterAdamW(torch.optim.Optimizer):
 
     def gradients(self) -> list[Tensor]:
         """The gradient of every parameter that has one: the banked sum where there is one."""
-        return [g for p in self.parameters() if (g := self._gradient(p)) is not None]
-
-    @torch.no_grad()
-    def allocate(self) -> None:
-        """Makes the state of every parameter now instead of at its first update."""
-        for parameter in self.parameters():
-            if not self.state[parameter]:
-                self._start(parameter)
+        return [g for p in self.parameters() if (g := self.gradient(p)) is not None]
 
     @torch.no_grad()
     def bank(self) -> None:
@@ -73,7 +66,7 @@ class MasterAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
-                gradient = self._gradient(parameter)
+                gradient = self.gradient(parameter)
                 if gradient is not None:
                     self._update(parameter, gradient, group)
                     parameter.grad = None
@@ -102,7 +95,7 @@ class MasterAdamW(torch.optim.Optimizer):
             parameter = parameters[int(number)]
             self.state[parameter][key] = value.to(parameter.device)
 
-    def _gradient(self, parameter: Tensor) -> Tensor | None:
+    def gradient(self, parameter: Tensor) -> Tensor | None:
         return self._banked.get(parameter, parameter.grad)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
@@ -168,7 +161,7 @@ def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
 def first_non_finite(module: nn.Module, optimizer: MasterAdamW) -> str:
     """The name of the first parameter whose gradient is not finite."""
     for name, parameter in module.named_parameters():
-        gradient = optimizer._gradient(parameter)
+        gradient = optimizer.gradient(parameter)
         if gradient is not None and not torch.isfinite(gradient).all():
             return name
     return "all parameters together"

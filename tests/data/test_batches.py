@@ -104,8 +104,11 @@ def _steps(plan: BatchPlan, epoch: int) -> range:
 
 
 def test_largest_is_the_micro_batch_with_the_most_tokens() -> None:
-    plan = BatchPlan((5, 1, 9, 2, 8, 1, 1), batch_size=2, accumulation=2)
-    parts = [part for step in range(plan.steps_per_epoch) for part in plan.micro_batches(step)]
-    most = max(sum(plan.lengths[i] for i in part) for part in parts)
-    assert plan.largest() in parts
-    assert sum(plan.lengths[i] for i in plan.largest()) == most
+    plan = BatchPlan((5, 1, 9, 2, 8, 1, 1), batch_size=2, accumulation=1, strategy="sequential")
+    assert plan.largest() == [2, 3]
+    assert plan.largest(steps=1) is None  # only the first step is to come
+    assert plan.largest(steps=100) == [2, 3]
+
+
+def test_largest_is_none_where_the_first_step_has_it() -> None:
+    assert BatchPlan((9, 1, 5, 2), batch_size=2, accumulation=1, strategy="sequential").largest() is None
