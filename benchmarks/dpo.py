@@ -19,7 +19,7 @@ The pairs are drawn at random (fixed seed) from those that fit max_length, and w
 template applied, so that both sides make the same tokens of them; they are taken in that order, so that the
 steps can be compared loss by loss. Both sides have the same learning rate, schedule, clipping and AdamW.
 A step is timed from the end of the one before: collating, logging and the optimiser count, and the first
-step, of the longest pairs, which warms up, is left out. Peak memory is the kernel's high-water mark, reset when
+step, which warms up on the longest pairs, is left out. Peak memory is the kernel's high-water mark, reset when
 training begins.
 Every raw sample goes into the JSON file; `python -m benchmarks.table` makes the README's tables of it.
 
@@ -153,7 +153,7 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
 def draw_pairs(data: str, model: str, count: int, path: Path) -> dict[str, Any]:
     """Writes ``count`` random pairs that fit MAX_LENGTH to ``path``, as text; says what was drawn.
 
-    The first batch is of the longest: its step is not timed, and memory is then at hand for both sides alike.
+    Before them come the longest once more, a batch to warm up on: memory is then at hand for both sides alike.
     """
     from transformers import AutoTokenizer
 
@@ -176,24 +176,18 @@ def draw_pairs(data: str, model: str, count: int, path: Path) -> dict[str, Any]:
             break
     else:
         raise SystemExit(f"{data}: only {len(drawn)} pairs fit {MAX_LENGTH} tokens; {count} are asked for.")
-    order = _longest_first([tokens.length for tokens in drawn])
-    rows, drawn = [rows[i] for i in order], [drawn[i] for i in order]
+    longest = sorted(range(count), key=lambda i: -drawn[i].length)[:BATCH_SIZE]
+    rows, drawn = ([kept[i] for i in longest] + kept for kept in (rows, drawn))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "source": Path(data).name,
         "rows": len(records),
-        "pairs": count,
+        "pairs": len(drawn),
         "too_long": too_long,
         "lengths": [[len(pair.prompt), len(pair.chosen), len(pair.rejected)] for pair in drawn],
         "tokens": sum(pair.length for pair in drawn),
         "fingerprint": fingerprint_tokens(drawn),
     }
-
-
-def _longest_first(lengths: Sequence[int]) -> list[int]:
-    """The numbers of the longest BATCH_SIZE, then of the others as they came."""
-    longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])[:BATCH_SIZE]
-    return longest + [i for i in range(len(lengths)) if i not in longest]
 
 
 def _as_text(pair: Any, tokenizer: Any) -> Any:
