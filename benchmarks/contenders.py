@@ -1,6 +1,6 @@
 """One run of one contender: preftune or TRL trains, a clock watches. Each run has a process of its own.
 
-python -m benchmarks.contenders JOB     what benchmarks.dpo starts; JOB is a ``Job`` as JSON
+python -m benchmarks.contenders JOB     what benchmarks.dpo and benchmarks.offline start; JOB is a ``Job`` as JSON
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import peak_mib, reset_peak, resident_mib
-from benchmarks.table import DTYPES, OURS
+from benchmarks.sequences import our_sequences, receipt, trl_sequences
+from benchmarks.table import OURS_AS_TRL, TRL
 
-BATCH_SIZE, MAX_LENGTH, LEARNING_RATE, SEED = 4, 512, 1e-6, 42
+BATCH_SIZE, MAX_LENGTH, LEARNING_RATE, SEED = 4, 512, 1e-6, 42  # the batch in pairs, whatever a method makes of them
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}
-BEST_ON_CPU: dict[str, Any] = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
-TRL_SETTINGS: dict[str, dict[str, Any]] = {
-    "trl-best": BEST_ON_CPU,
-    "trl-bf16": BEST_ON_CPU | {"model_init_kwargs": {"dtype": "bfloat16"}},
-    "trl-default": {},
+
+OUR_SETTINGS: dict[str, dict[str, Any]] = {
+    "dpo": {"precompute_ref_log_probs": True},
+    "kto": {"precompute_ref_log_probs": True},
+    "reward": {"group_by_prompt": False},  # TRL knows no groups, and the warm-up's pairs come again
+}
+# TRL's modules, without the ending that tells trainer and config apart, and the names in them.
+TRAINERS = {
+    "dpo": ("trl.trainer.dpo", "DPO"),
+    "kto": ("trl.trainer.kto", "KTO"),
+    "orpo": ("trl.experimental.orpo.orpo", "ORPO"),
+    "reward": ("trl.trainer.reward", "Reward"),
+    "sft": ("trl.trainer.sft", "SFT"),
 }
 
 
@@ -34,18 +44,19 @@ class Job:
     contender: str
     setting: str
     model: str
-    pairs: str
+    data: str
     folder: str
     spawned: float
+    method: str = "dpo"
 
     @property
     def shared(self) -> dict[str, Any]:
         """The settings that both sides know by the same names."""
         return {
             "output_dir": str(Path(self.folder) / "run"),
-            "bf16": DTYPES[self.setting] == "bfloat16",
+            "bf16": self.setting.startswith("bf16"),
             "max_length": MAX_LENGTH,
-            "per_device_train_batch_size": BATCH_SIZE,
+            "per_device_train_batch_size": 2 * BATCH_SIZE if self.method == "kto" else BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
             "seed": SEED,
             "train_sampling_strategy": "sequential",
@@ -58,14 +69,18 @@ class Job:
     def uses_lora(self) -> bool:
         return self.setting.endswith("lora")
 
+    @property
+    def is_quantised(self) -> bool:
+        return self.setting.endswith("qlora")
+
 
 def run_job(job: Job) -> None:
     """Trains, and writes ``sample.json`` into the job's folder."""
     clock = Clock(job.spawned)
-    train: Callable[[Job, Clock], Mapping[str, Any]] = _train_preftune if job.contender == OURS else _train_trl
+    train: Callable[[Job, Clock], Mapping[str, Any]] = _train_trl if job.contender in TRL else _train_preftune
     seen = train(job, clock)
-    sample = {"setting": job.setting, "contender": job.contender} | clock.sample() | dict(seen)
-    (Path(job.folder) / "sample.json").write_text(json.dumps(sample), encoding="utf-8")
+    named = {"method": job.method, "setting": job.setting, "contender": job.contender}
+    (Path(job.folder) / "sample.json").write_text(json.dumps(named | clock.sample() | dict(seen)), encoding="utf-8")
 
 
 @dataclass
@@ -136,36 +151,54 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _train_preftune(job: Job, clock: Clock) -> Mapping[str, Any]:
-    """What ``preftune dpo`` does; nothing held out, since this is about the steps."""
-    from preftune.methods.dpo import DPOConfig, dpo_method
-    from preftune.methods.reporting import Reporter
-    from preftune.methods.run import run_pairs
+def our_settings(job: Job) -> dict[str, Any]:
+    """What preftune is told beside the shared settings: the method's defaults, and what makes it comparable."""
+    settings = {"use_peft": job.uses_lora, "lora_r": LORA["r"], "lora_alpha": LORA["lora_alpha"]}
+    settings |= {"load_in_4bit": job.is_quantised, **OUR_SETTINGS.get(job.method, {})}
+    return settings | ({"nll_of": "sequence"} if job.contender == OURS_AS_TRL else {})
 
+
+def trl_settings(job: Job) -> dict[str, Any]:
+    """What TRL is told beside the shared settings: nothing by default, else what helps on a CPU.
+
+    Its ORPO takes the precision that a model was saved in, its other trainers float32: ORPO is told so.
+    """
+    if job.contender == "trl-default":
+        return {}
+    settings: dict[str, Any] = {"gradient_checkpointing": False}
+    if job.method in ("dpo", "kto"):
+        settings["precompute_ref_log_probs"] = True
+    if job.contender == "trl-bf16":
+        settings["model_init_kwargs"] = {"dtype": "bfloat16"}
+    elif job.method == "orpo":
+        settings["model_init_kwargs"] = {"dtype": "float32", "device_map": None}
+    return settings
+
+
+def _train_preftune(job: Job, clock: Clock) -> Mapping[str, Any]:
+    """What the method's command does; nothing held out, since this is about the steps."""
+    from preftune.methods.registry import find_method
+    from preftune.methods.reporting import Reporter
+    from preftune.methods.run import run
+
+    method = find_method(job.method)
+    config_class, prepare = method.config_class(), method.prepare()
     clock.libraries_imported()
-    config = DPOConfig(
-        model=job.model,
-        data=job.pairs,
-        eval_fraction=0.0,
-        num_samples=0,
-        num_completions=0,
-        use_peft=job.uses_lora,
-        lora_r=LORA["r"],
-        lora_alpha=LORA["lora_alpha"],
-        precompute_ref_log_probs=True,
-        **job.shared,
-    )
-    summary = run_pairs(config, dpo_method(config), Reporter(print, clock.progress))
-    return {"tokens": summary.audit["tokens"]["train"]["total"]}
+    none_held_out = {"eval_fraction": 0.0, "num_samples": 0, "num_completions": 0}
+    config = config_class(model=job.model, data=job.data, **none_held_out, **job.shared, **our_settings(job))
+    items: list[Any] = []
+    run(config, prepare, Reporter(print, clock.progress), on_job=lambda ready: items.extend(ready.items))
+    return receipt(our_sequences(job.method, items))
 
 
 def _train_trl(job: Job, clock: Clock) -> Mapping[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoTokenizer, TrainerCallback
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
+    from transformers import TrainerCallback
 
+    place, name = TRAINERS[job.method]
+    config_class = getattr(import_module(f"{place}_config"), f"{name}Config")
+    trainer_class = getattr(import_module(f"{place}_trainer"), f"{name}Trainer")
     clock.libraries_imported()
 
     class Watcher(TrainerCallback):
@@ -176,36 +209,31 @@ def _train_trl(job: Job, clock: Clock) -> Mapping[str, Any]:
             if "loss" in logs:
                 clock.losses.append(logs["loss"])
 
-    settings = DPOConfig(
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        **job.shared,
-        **TRL_SETTINGS[job.contender],
-    )
-    trainer = DPOTrainer(
+    trainer = trainer_class(
         model=job.model,
-        args=settings,
-        train_dataset=Dataset.from_list([json.loads(line) for line in Path(job.pairs).read_text().splitlines()]),
-        processing_class=AutoTokenizer.from_pretrained(job.model),
+        args=config_class(use_cpu=True, report_to=[], disable_tqdm=True, **job.shared, **trl_settings(job)),
+        train_dataset=Dataset.from_list([json.loads(line) for line in Path(job.data).read_text().splitlines()]),
+        processing_class=_trl_tokenizer(job),
         peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **LORA) if job.uses_lora else None,
         callbacks=[Watcher()],
     )
     with clock.training_phase():
         trainer.train()
     trainer.save_model(f"{job.folder}/model")
-    return _trl_tokens(trainer.train_dataset)
+    return receipt(trl_sequences(job.method, trainer.train_dataset))
 
 
-def _trl_tokens(rows: Any) -> Mapping[str, Any]:
-    """What TRL made of the pairs, to be compared with what preftune did."""
-    import numpy as np
+def _trl_tokenizer(job: Job) -> Any:
+    """The model's; for a reward model it pads with another token than EOS, before which TRL would read the score."""
+    from transformers import AutoTokenizer
 
-    from preftune.data.tokens import TokenPair, fingerprint_tokens
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    if job.method == "reward":
+        from preftune.models.reward_models import padding_token
 
-    fields = ("prompt_ids", "chosen_ids", "rejected_ids")
-    pairs = [TokenPair("", *(np.asarray(row[name], dtype=np.int32) for name in fields)) for row in rows]
-    return {"tokens": sum(pair.length for pair in pairs), "fingerprint": fingerprint_tokens(pairs)}
+        if (padding := padding_token(tokenizer, len(tokenizer))) is not None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    return tokenizer
 
 
 if __name__ == "__main__":

@@ -41,10 +41,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.contenders import BATCH_SIZE, LEARNING_RATE, LORA, MAX_LENGTH, SEED, Job
 from benchmarks.machine import describe_machine, machine_slug
+from benchmarks.sequences import expected_sequences, receipt
 from benchmarks.table import DTYPES, OURS, pairs_per_second, tables
 
 # What preftune tells glibc from inside its process, told by environment.
@@ -55,22 +56,21 @@ KEEP_FREED_MEMORY = {
 }
 HELP_RUNS, FIRST_STEP_RUNS = 5, 3
 BUSY_LOAD = 0.5
+T = TypeVar("T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     options = _parse(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run under way, tidies up
-    machine = describe_machine()
-    if (machine["load_at_start"] or 0) > BUSY_LOAD:
-        _tell(f"warning: the machine is busy (load {machine['load_at_start']:.2f}); figures will be off")
+    machine = idle_machine()
     output = options.output or Path(__file__).parent / "results" / f"dpo-{machine_slug(machine)}.json"
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         result = _compare(options, machine, Path(name), output)
         result["commands"] = time_commands(options.model, options.data, Path(name))
-    _write(result, output)
+    write(result, output)
     print(tables(result))
-    _tell(f"raw samples: {output}; `python -m benchmarks.table` writes the README's tables")
+    tell(f"raw samples: {output}; `python -m benchmarks.table` writes the README's tables")
     return 0
 
 
@@ -113,7 +113,7 @@ def _compare(options: argparse.Namespace, machine: dict[str, Any], folder: Path,
             "seed": SEED,
             "lora": LORA,
         },
-        "model": _count_parameters(options.model),
+        "model": count_parameters(options.model),
         "data": draw_pairs(options.data, options.model, options.pairs, pairs),
         "matmul_gflops": [],
         "samples": [],
@@ -121,14 +121,14 @@ def _compare(options: argparse.Namespace, machine: dict[str, Any], folder: Path,
     }
     total = options.rounds * sum(len(contenders_of(setting)) for setting in options.settings)
     for number in range(options.rounds):
-        result["matmul_gflops"].append(_measure_matmul())
+        result["matmul_gflops"].append(measure_matmul())
         for setting in options.settings:
             for contender in rotated(contenders_of(setting), number):
                 begun = time.monotonic()
-                sample = _spawn(Job(contender, setting, options.model, str(pairs), "", 0.0), folder)
+                sample = spawn(Job(contender, setting, options.model, str(pairs), "", 0.0), folder)
                 result["samples"].append({"round": number} | sample)
-                _write(result, output)
-                _tell(
+                write(result, output)
+                tell(
                     f"{len(result['samples'])}/{total} round {number + 1}, {setting}, {contender}: "
                     f"{pairs_per_second(sample, BATCH_SIZE):.2f} pairs/s, "
                     f"peak {sample['peak_training_mib'] or 0:,.0f} MiB ({time.monotonic() - begun:.0f} s)"
@@ -142,9 +142,17 @@ def contenders_of(setting: str) -> tuple[str, ...]:
     return (OURS, "trl-best", *last.get(setting, ()))
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
+def rotated(names: Sequence[T], by: int) -> list[T]:
     """The names in turn, beginning with number ``by``."""
     return [names[(position + by) % len(names)] for position in range(len(names))]
+
+
+def idle_machine() -> dict[str, Any]:
+    """The machine, with a warning where it is busy."""
+    machine = describe_machine()
+    if (machine["load_at_start"] or 0) > BUSY_LOAD:
+        tell(f"warning: the machine is busy (load {machine['load_at_start']:.2f}); figures will be off")
+    return machine
 
 
 # --- what is trained ------------------------------------------------------------------------------------
@@ -158,7 +166,7 @@ def draw_pairs(data: str, model: str, count: int, path: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from preftune.data.read import read_pairs
-    from preftune.data.tokens import fingerprint_tokens, tokenize_pairs
+    from preftune.data.tokens import tokenize_pairs
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     records = list(read_pairs(data).records)
@@ -185,8 +193,7 @@ def draw_pairs(data: str, model: str, count: int, path: Path) -> dict[str, Any]:
         "pairs": len(drawn),
         "too_long": too_long,
         "lengths": [[len(pair.prompt), len(pair.chosen), len(pair.rejected)] for pair in drawn],
-        "tokens": sum(pair.length for pair in drawn),
-        "fingerprint": fingerprint_tokens(drawn),
+        **receipt(expected_sequences("dpo", drawn, BATCH_SIZE)),
     }
 
 
@@ -211,7 +218,7 @@ def _as_text(pair: Any, tokenizer: Any) -> Any:
     return Pair(prompt=prompt, chosen=sides[0], rejected=sides[1])
 
 
-def _count_parameters(model: str) -> dict[str, Any]:
+def count_parameters(model: str) -> dict[str, Any]:
     """Parameters in all, of the layers (``body``) and of the LM head, which may be the embedding's."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -232,7 +239,11 @@ def _count_parameters(model: str) -> dict[str, Any]:
 # --- runs -----------------------------------------------------------------------------------------------
 
 
-def _spawn(job: Job, folder: Path) -> dict[str, Any]:
+class RunFailed(SystemExit):
+    """A contender's process that ended without a sample; its message has the end of its log."""
+
+
+def spawn(job: Job, folder: Path) -> dict[str, Any]:
     """The job done in a process of its own; its sample."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         job = Job(**asdict(job) | {"folder": name, "spawned": time.time()})
@@ -242,7 +253,7 @@ def _spawn(job: Job, folder: Path) -> dict[str, Any]:
             done = subprocess.run(command, env=_environment(job), stdout=sink, stderr=subprocess.STDOUT)
         if done.returncode:
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-            raise SystemExit(f"{job.contender} in {job.setting} ended with {done.returncode}:\n{tail}")
+            raise RunFailed(f"{job.method} by {job.contender} in {job.setting} ended with {done.returncode}:\n{tail}")
         return json.loads((Path(name) / "sample.json").read_text(encoding="utf-8"))
 
 
@@ -257,7 +268,7 @@ def _environment(job: Job) -> dict[str, str]:
     )
 
 
-def _measure_matmul() -> dict[str, float]:
+def measure_matmul() -> dict[str, float]:
     """GFLOP/s by dtype, in a process of its own as the contenders are."""
     command = [sys.executable, "-m", "benchmarks.machine"]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["matmul_gflops"]
@@ -311,12 +322,12 @@ def _time_to_first_step(command: Sequence[str], folder: Path) -> float:
         return rows[0]["time"] - job.spawned
 
 
-def _write(result: Mapping[str, Any], output: Path) -> None:
+def write(result: Mapping[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -15,16 +15,22 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-OURS = "preftune"
+OURS, OURS_AS_TRL = "preftune", "preftune-as-trl"
+TRL = ("trl-best", "trl-bf16", "trl-default")
 TITLES = {
     OURS: "preftune",
+    OURS_AS_TRL: "preftune, likelihood of the prompt too",
     "trl-best": "TRL, best CPU settings",
     "trl-bf16": "TRL, best CPU settings, base in bfloat16",
     "trl-default": "TRL, defaults",
 }
+METHODS = {"sft": "SFT", "reward": "Reward model", "kto": "KTO", "orpo": "ORPO"}
+BESIDE_DPO = {"dpo": "DPO", "orpo": "ORPO", "simpo": "SimPO"}
+ADAPTERS = {"bf16-lora": "LoRA", "bf16-qlora": "QLoRA, 4 bits"}
 VERSIONS = ("preftune", "trl", "torch", "transformers", "peft", "python")
 DTYPES = {"bf16-full": "bfloat16", "bf16-lora": "bfloat16", "fp32-full": "float32"}
 
+RATIOS = ("pairs/s, times", "target", "peak memory, times", "target")
 EXACT = ("fp32-full", OURS)
 
 Sample = Mapping[str, Any]
@@ -46,6 +52,7 @@ TARGETS = {
     ("bf16-lora", "trl-best"): Target(4.0, 0.32),
     ("fp32-full", "trl-best"): Target(3.2),
 }
+OFFLINE_TARGET = Target(1.5, 0.6)
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,13 @@ def pairs_per_second(sample: Sample, batch_size: int) -> float:
 
 
 def tokens_per_second(sample: Sample, lengths: Sequence[Sequence[int]], batch_size: int) -> float:
-    """Tokens that are not padding, the prompt counted with both of its completions."""
+    """Tokens that are not padding, the prompt counted with both of its completions; SFT has the chosen one only."""
     timed = _timed(sample, lengths, batch_size)
-    return sum(2 * prompt + chosen + rejected for prompt, chosen, rejected in timed) / sum(sample["step_seconds"])
+    if sample.get("method") == "sft":
+        tokens = sum(prompt + chosen for prompt, chosen, _ in timed)
+    else:
+        tokens = sum(2 * prompt + chosen + rejected for prompt, chosen, rejected in timed)
+    return tokens / sum(sample["step_seconds"])
 
 
 def needed_gflops(sample: Sample, result: Mapping[str, Any]) -> float:
@@ -124,7 +135,19 @@ def tables(result: Mapping[str, Any]) -> str:
     """Everything a run measured, as Markdown."""
     settings = list(dict.fromkeys(sample["setting"] for sample in result["samples"]))
     parts = [_about(result), *(_setting(result, setting) for setting in settings), _commands(result["commands"])]
-    return "\n\n".join(part for part in parts if part)
+    return _paragraphs(*parts)
+
+
+def offline_tables(result: Mapping[str, Any]) -> str:
+    """Everything that a run of ``benchmarks.offline`` measured, as Markdown."""
+    parts = [
+        _about(result),
+        *(_method(result, method) for method in METHODS),
+        _beside(result, "bf16-full", "method", BESIDE_DPO, "Methods without a reference, in preftune"),
+        _beside(result, None, "setting", ADAPTERS, "Quantised weights under the adapter (DPO, in preftune)"),
+        _failures(result),
+    ]
+    return _paragraphs(*parts)
 
 
 def between_markers(text: str, name: str, body: str) -> str:
@@ -140,12 +163,23 @@ def between_markers(text: str, name: str, body: str) -> str:
 
 
 def main() -> None:
-    """Rewrites the README from all results."""
-    readme, files = HERE / "README.md", sorted((HERE / "results").glob("dpo-*.json"))
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    body = "\n\n".join(tables(result) for result in found) or "No results yet: `python -m benchmarks.dpo --help`."
-    readme.write_text(between_markers(readme.read_text(encoding="utf-8"), "dpo", body), encoding="utf-8")
-    print(f"{readme.name}: tables of {len(found)} result file(s)")
+    """Rewrites the README from all results; a part whose markers it lacks is left out, and said."""
+    from benchmarks.family import section
+
+    readme = HERE / "README.md"
+    for name, pattern, write in (
+        ("dpo", "dpo-*.json", tables),
+        ("offline", "offline-*.json", offline_tables),
+        ("family", "family*.json", section),
+    ):
+        text = readme.read_text(encoding="utf-8")
+        if f"<!-- {name}: begin -->" not in text:
+            print(f"{readme.name}: no markers for {name}")
+            continue
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((HERE / "results").glob(pattern))]
+        body = "\n\n".join(map(write, found)) or f"No results yet: `python -m benchmarks.{name} --help`."
+        readme.write_text(between_markers(text, name, body), encoding="utf-8")
+        print(f"{readme.name}: {name}, {len(found)} result file(s)")
 
 
 def _timed(sample: Sample, lengths: Sequence[Sequence[int]], batch_size: int) -> Sequence[Sequence[int]]:
@@ -174,38 +208,98 @@ def _about(result: Mapping[str, Any]) -> str:
 
 
 def _tokens_agree(result: Mapping[str, Any]) -> bool:
-    data = result["data"]
-    return all(
-        sample["tokens"] == data["tokens"] and sample.get("fingerprint", data["fingerprint"]) == data["fingerprint"]
-        for sample in result["samples"]
-    )
+    """Whether every run trained on the tokens that were drawn, as its method takes them."""
+
+    def agrees(sample: Sample) -> bool:
+        drawn = result["data"].get("by_method", {}).get(sample.get("method"), result["data"])
+        found = sample["tokens"], sample.get("fingerprint", drawn["fingerprint"])
+        return found == (drawn["tokens"], drawn["fingerprint"])
+
+    return all(map(agrees, result["samples"]))
 
 
 def _setting(result: Mapping[str, Any], setting: str) -> str:
     samples = [sample for sample in result["samples"] if sample["setting"] == setting]
     names = [name for name in TITLES if any(sample["contender"] == name for sample in samples)]
-    others = [name for name in names if name != OURS]
-    ratios = [_ratio_row(samples, setting, other, result["options"]["batch_size"]) for other in others]
-    return "\n\n".join(
-        part
-        for part in (
-            f"#### {setting}",
-            _figures(result, samples, names, setting),
-            _markdown(["preftune against", "pairs/s, times", "target", "peak memory, times", "target"], ratios),
-            _losses(result["samples"], setting, names),
-        )
-        if part
+    batch_size = result["options"]["batch_size"]
+    ratios = [
+        [TITLES[other], *_held_against(samples, OURS, other, batch_size, TARGETS.get((setting, other)))]
+        for other in names
+        if other != OURS
+    ]
+    return _paragraphs(
+        f"#### {setting}",
+        _figures(samples, _named(TITLES, names), _measures(result, DTYPES[setting])),
+        markdown(["preftune against", *RATIOS], ratios),
+        _losses(result["samples"], setting, names),
     )
 
 
-def _figures(result: Mapping[str, Any], samples: Sequence[Sample], names: Sequence[str], setting: str) -> str:
+def _method(result: Mapping[str, Any], method: str) -> str:
+    """A method beside TRL; each of preftune's runs is held against TRL's, losses where they are the same loss."""
+    samples = [one for one in result["samples"] if (one["method"], one["setting"]) == (method, "bf16-full")]
+    names = [name for name in TITLES if any(sample["contender"] == name for sample in samples)]
+    if "trl-best" not in names:
+        return ""
+    batch_size, ours = result["options"]["batch_size"], [name for name in names if name not in TRL]
+    ratios = [[TITLES[name], *_held_against(samples, name, "trl-best", batch_size, OFFLINE_TARGET)] for name in ours]
+    same_loss = OURS_AS_TRL if OURS_AS_TRL in names else OURS
+    return _paragraphs(
+        f"#### {METHODS[method]}",
+        _figures(samples, _named(TITLES, names), _measures(result)),
+        markdown(["against TRL, best CPU settings", *RATIOS], ratios),
+        _losses(samples, "bf16-full", (same_loss, "trl-best"), same_loss),
+    )
+
+
+def _beside(result: Mapping[str, Any], setting: str | None, key: str, titles: Mapping[str, str], heading: str) -> str:
+    """preftune's runs that differ in ``key``, each held against the first of ``titles``."""
+    samples = [
+        {**sample, "contender": sample[key]}
+        for sample in result["samples"]
+        if sample["contender"] == OURS and sample[key] in titles and setting in (None, sample["setting"])
+    ]
+    names = [name for name in titles if any(sample["contender"] == name for sample in samples)]
+    first = next(iter(titles))
+    if first not in names or len(names) < 2:
+        return ""
+    batch_size = result["options"]["batch_size"]
+    rows = [[titles[name], *_held_against(samples, name, first, batch_size)] for name in names if name != first]
+    return _paragraphs(
+        f"#### {heading}",
+        _figures(samples, _named(titles, names), _measures(result)),
+        markdown([f"against {titles[first]}", *RATIOS], rows),
+    )
+
+
+def _named(titles: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: titles[name] for name in names}
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figures(samples: Sequence[Sample], titles: Mapping[str, str], measures: Mapping[str, tuple[Measure, int]]) -> str:
+    """A row a contender, a column a measure with its digits."""
+    rows = [
+        [title] + [_cell([s for s in samples if s["contender"] == name], *measure) for measure in measures.values()]
+        for name, title in titles.items()
+    ]
+    return markdown(["", *measures], rows)
+
+
+def _measures(result: Mapping[str, Any], dtype: str | None = None) -> dict[str, tuple[Measure, int]]:
+    """The columns of a table of figures; with ``dtype`` (DPO, whose need is known) those of arithmetic too."""
     batch_size, lengths = result["options"]["batch_size"], result["data"]["lengths"]
-    peaks = [one[DTYPES[setting]] for one in result["matmul_gflops"]]
-    columns: dict[str, tuple[Measure, int]] = {
+    arithmetic: dict[str, tuple[Measure, int]] = {
+        "GFLOP/s": (lambda s: needed_gflops(s, result), 0),
+        "of matmul, %": (lambda s: 100 * needed_gflops(s, result) / result["matmul_gflops"][s["round"]][dtype], 0),
+    }
+    return {
         "pairs/s": (lambda s: pairs_per_second(s, batch_size), 2),
         "tokens/s": (lambda s: tokens_per_second(s, lengths, batch_size), 0),
-        "GFLOP/s": (lambda s: needed_gflops(s, result), 0),
-        "of matmul, %": (lambda s: 100 * needed_gflops(s, result) / peaks[s["round"]], 0),
+        **(arithmetic if dtype else {}),
         "peak MiB, training": (lambda s: s["peak_training_mib"], 0),
         "peak MiB, process": (lambda s: s["peak_process_mib"], 0),
         "import, s": (lambda s: s["import_seconds"], 1),
@@ -214,11 +308,6 @@ def _figures(result: Mapping[str, Any], samples: Sequence[Sample], names: Sequen
         "start to first step, s": (lambda s: s["start_to_first_step_seconds"], 1),
         "cores busy": (lambda s: s["cores_busy"], 2),
     }
-    rows = [
-        [TITLES[name]] + [_cell([s for s in samples if s["contender"] == name], *column) for column in columns.values()]
-        for name in names
-    ]
-    return _markdown(["", *columns], rows)
 
 
 def _cell(samples: Sequence[Sample], measure: Measure, digits: int) -> str:
@@ -226,12 +315,13 @@ def _cell(samples: Sequence[Sample], measure: Measure, digits: int) -> str:
     return spread(values).text(digits) if values else "-"
 
 
-def _ratio_row(samples: Sequence[Sample], setting: str, other: str, batch_size: int) -> list[str]:
-    target = TARGETS.get((setting, other))
-    speeds = round_ratios(samples, lambda s: pairs_per_second(s, batch_size), OURS, other)
-    memories = round_ratios(samples, lambda s: s["peak_training_mib"], OURS, other)
+def _held_against(
+    samples: Sequence[Sample], over: str, under: str, batch_size: int, target: Target | None = None
+) -> list[str]:
+    """The cells under ``RATIOS``: speed and memory of ``over``, in those of ``under``, and whether that will do."""
+    speeds = round_ratios(samples, lambda s: pairs_per_second(s, batch_size), over, under)
+    memories = round_ratios(samples, lambda s: s["peak_training_mib"], over, under)
     return [
-        TITLES[other],
         spread(speeds).text(2) if speeds else "-",
         _verdict(speeds, "≥", target.speed if target else None),
         spread(memories).text(2) if memories else "-",
@@ -246,13 +336,14 @@ def _verdict(ratios: Sequence[float], sign: str, target: float | None) -> str:
     return f"{sign} {target:g}: {'met' if is_met else 'missed'}"
 
 
-def _losses(samples: Sequence[Sample], setting: str, names: Sequence[str]) -> str:
+def _losses(samples: Sequence[Sample], setting: str, names: Sequence[str], base: str = OURS) -> str:
     """How far the losses of a step lie apart; beside bfloat16, how far each lies from float32."""
-    whom = "Largest difference of a step's loss from preftune's{}: {}."
-    told = _apart(samples, setting, names, (setting, OURS))
-    parts = [whom.format("", told)] if told else []
+    whom = "Largest difference of a step's loss from {}{}: {}."
+    told = _apart(samples, setting, names, (setting, base))
+    title = "preftune's" if base == OURS else f"that of {TITLES[base]}"
+    parts = [whom.format(title, "", told)] if told else []
     if setting == "bf16-full" and (from_exact := _apart(samples, setting, names, EXACT)):
-        parts.append(whom.format(" in float32", from_exact))
+        parts.append(whom.format("preftune's", " in float32", from_exact))
     return " ".join(parts)
 
 
@@ -265,10 +356,16 @@ def _apart(samples: Sequence[Sample], setting: str, names: Sequence[str], other:
 
 def _commands(commands: Mapping[str, Any]) -> str:
     rows = [[title, spread(seconds).text(2), str(len(seconds))] for title, seconds in commands.items()]
-    return "#### Commands\n\n" + _markdown(["from the command's start", "seconds", "runs"], rows) if rows else ""
+    return "#### Commands\n\n" + markdown(["from the command's start", "seconds", "runs"], rows) if rows else ""
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _failures(result: Mapping[str, Any]) -> str:
+    lines = [f"- round {one['round'] + 1}: {one['what'].splitlines()[0]}" for one in result.get("failures", ())]
+    return "\n".join(["#### Runs that failed", "", *lines]) if lines else ""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures; nothing without rows."""
     if not rows:
         return ""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]

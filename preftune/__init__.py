@@ -1,0 +1,68 @@
+"""Preference data in, an aligned language model out, with the evidence that it is one.
+
+    from preftune import DPOConfig, DPOTrainer
+
+Nothing heavy is imported before a name is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from preftune import losses, mini, rewards
+    from preftune.errors import PreftuneError
+    from preftune.trainers import (
+        CPOConfig,
+        CPOTrainer,
+        DPOConfig,
+        DPOTrainer,
+        IPOConfig,
+        IPOTrainer,
+        KTOConfig,
+        KTOTrainer,
+        ORPOConfig,
+        ORPOTrainer,
+        RewardConfig,
+        RewardTrainer,
+        SFTConfig,
+        SFTTrainer,
+        SimPOConfig,
+        SimPOTrainer,
+    )
+
+__all__ = [
+    "CPOConfig",
+    "CPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
+    "IPOConfig",
+    "IPOTrainer",
+    "KTOConfig",
+    "KTOTrainer",
+    "ORPOConfig",
+    "ORPOTrainer",
+    "PreftuneError",
+    "RewardConfig",
+    "RewardTrainer",
+    "SFTConfig",
+    "SFTTrainer",
+    "SimPOConfig",
+    "SimPOTrainer",
+    "losses",
+    "mini",
+    "rewards",
+]
+
+_MODULES = ("losses", "mini", "rewards")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"preftune.{name}")
+    if name == "PreftuneError":
+        return import_module("preftune.errors").PreftuneError
+    if name in __all__:
+        return getattr(import_module("preftune.trainers"), name)
+    raise AttributeError(f"preftune has no {name}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from preftune.errors import PreftuneError
@@ -80,6 +82,28 @@ def load_config(
         raise one_error(sorted([*problems, *invalid], key=_line_of_place))
     given = frozenset(from_file.settings) | frozenset(from_line.settings)
     return Loaded(config, (*from_file.notes, *from_line.notes), given)
+
+
+def translate(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with TRL's names as ours, as ``load_config`` reads a file; what it notes becomes a warning.
+
+    PreftuneError names each unknown key with the nearest one, and what is not supported.
+    """
+    chosen = _choose([_Setting(key, value, None) for key, value in values.items()], cls)
+    if chosen.problems:
+        raise one_error(chosen.problems)
+    for note in chosen.notes:
+        warnings.warn(note, stacklevel=3)
+    return {
+        name: _as_list_or_item(setting.value, cls.model_fields[name].annotation)
+        for name, setting in chosen.settings.items()
+    }
+
+
+def is_needed(field: FieldInfo) -> bool:
+    """True for a field that a command must be given, also where Python code may leave it out."""
+    extra = field.json_schema_extra
+    return field.is_required() or (isinstance(extra, dict) and bool(extra.get("needed")))
 
 
 def dump_config(config: BaseModel, extra: Mapping[str, Any]) -> str:
@@ -224,23 +248,27 @@ def _choose(settings: Sequence[_Setting], cls: type[BaseModel], record_keys: fro
     for setting in settings:
         key, value, place = setting
         is_ours = key in cls.model_fields
-        if key in UNSUPPORTED and not _asks_nothing(value, UNSUPPORTED[key][0]):
-            chosen.problems.append(_refused(setting))
-        elif is_ours:
+        if is_ours:
             _put(chosen, key, setting)
+        elif key in UNSUPPORTED and not _asks_nothing(value, UNSUPPORTED[key][0]):
+            chosen.problems.append(_refused(setting))
         elif key in record_keys or key in UNSUPPORTED:
             continue
         elif key in RENAMED and RENAMED[key][0] in cls.model_fields:
             name, remark = RENAMED[key]
             tail = f", {remark}." if remark else "."
-            chosen.notes.append(f"{place}: {setting.name} is read as {name}{tail}")
+            chosen.notes.append(f"{_before(place)}{setting.name} is read as {name}{tail}")
             _put(chosen, name, setting)
         elif key in NO_EFFECT:
             if value is not None:
-                chosen.notes.append(f"{place}: {setting.name} has no effect: {NO_EFFECT[key]}.")
+                chosen.notes.append(f"{_before(place)}{setting.name} has no effect: {NO_EFFECT[key]}.")
         else:
             chosen.problems.append(unknown_key(key, cls, place))
     return chosen
+
+
+def _before(place: str | None) -> str:
+    return f"{place}: " if place else ""
 
 
 def _put(chosen: _Chosen, name: str, setting: _Setting) -> None:
@@ -281,6 +309,9 @@ def _validate(
         # Pydantic would take true for 1.
         if isinstance(setting.value, bool) and not plain_kinds(annotation) & {bool, object}:
             problems[name] = _ill_typed(setting, name, annotation)
+    for name, field in cls.model_fields.items():
+        if is_needed(field) and name not in values:
+            problems[name] = _missing(name, file)
     try:
         config = cls.model_validate(values)
     except ValidationError as error:
@@ -289,6 +320,11 @@ def _validate(
             problems.setdefault(name, _invalid(cls, name, detail, settings, file))
         return None, list(problems.values())
     return (None if problems else config), list(problems.values())
+
+
+def _missing(name: str, file: Path | None) -> PreftuneError:
+    mend = f"Give --{name}, or a line `{name}: ...` in the config file."
+    return PreftuneError(f"{name} is not given.", where=str(file) if file else None, mend=mend)
 
 
 def _as_list_or_item(value: Any, annotation: Any) -> Any:
@@ -314,10 +350,6 @@ def _invalid(
     message = message if message.endswith((".", "?", "!")) else f"{message}."
     if not name:
         return PreftuneError(message, where=str(file) if file else None)
-    if detail["type"] == "missing":
-        mend = f"Give --{name}, or a line `{name}: ...` in the config file."
-        return PreftuneError(f"{name} is not given.", where=str(file) if file else None, mend=mend)
-
     setting = settings.get(name, _Setting(name, detail["input"], None))
     if name not in cls.model_fields:
         return unknown_key(name, cls, setting.place)

@@ -25,6 +25,7 @@ RENAMED: Final[dict[str, tuple[str, str]]] = {
     "dataset_train_split": ("split", ""),
     "dataset_test_split": ("eval_split", ""),
     "resume_from_checkpoint": ("resume", ""),
+    "assistant_only_loss": ("completion_only_loss", "which also decides what of a conversation is learned"),
     "evaluation_strategy": ("eval_strategy", ""),
     "activation_checkpointing": ("gradient_checkpointing", ""),
     "kl_penalty": ("beta", "the weight that holds the policy near its reference"),
@@ -37,7 +38,6 @@ _KERNELS = "the log-prob engine has kernels of its own"
 _LOADER = "batches are packed in memory before they are needed, without a data loader"
 _LOGS = "metrics.jsonl gets a line every logging_steps"
 _PACKED = "rows are packed, never padded"
-_QUANTISED = "weights are not quantised"
 _ROLES = "the command decides whether to train or to evaluate"
 
 # key -> why it does nothing here
@@ -48,8 +48,7 @@ NO_EFFECT: Final[dict[str, str]] = {
     "average_tokens_across_devices": _DISTRIBUTED,
     "batch_eval_metrics": _EVALUATION,
     "bf16_full_eval": "evaluation runs in the precision of training",
-    "bnb_4bit_quant_storage": _QUANTISED,
-    "bnb_4bit_quant_type": _QUANTISED,
+    "bnb_4bit_quant_storage": "quantised weights are kept as bytes",
     "data_seed": "seed also decides the order of the data",
     "dataloader_in_order": _LOADER,
     "dataloader_multiprocessing_context": _LOADER,
@@ -71,6 +70,7 @@ NO_EFFECT: Final[dict[str, str]] = {
     "do_predict": _ROLES,
     "do_train": _ROLES,
     "eval_accumulation_steps": _EVALUATION,
+    "eval_packing": "held-out demonstrations are scored one by one",
     "eval_do_concat_batches": _EVALUATION,
     "eval_on_start": "when to evaluate follows eval_strategy",
     "eval_use_gather_object": _EVALUATION,
@@ -117,6 +117,7 @@ NO_EFFECT: Final[dict[str, str]] = {
     "restore_callback_states_from_checkpoint": "there are no callbacks",
     "save_on_each_node": "a run has one folder",
     "save_only_model": "a checkpoint always holds all that resuming needs",
+    "shuffle_dataset": "train_sampling_strategy decides the order",
     "skip_memory_metrics": _LOGS,
     "target_kl": "the loss has no KL target; a larger beta holds the policy nearer to its reference",
     "tf32": "TensorFloat32 stays as torch has it",
@@ -124,7 +125,6 @@ NO_EFFECT: Final[dict[str, str]] = {
     "torch_compile_backend": "the model runs uncompiled",
     "torch_compile_mode": "the model runs uncompiled",
     "torch_empty_cache_steps": "the memory cache is left to torch",
-    "use_bnb_nested_quant": _QUANTISED,
     "use_cache": "log-probs need no key-value cache",
     "use_cpu": "the device is the best one visible; CUDA_VISIBLE_DEVICES='' hides the GPUs",
     "use_liger_kernel": _KERNELS,
@@ -134,43 +134,48 @@ NO_EFFECT: Final[dict[str, str]] = {
 _REMOVE = "Leave it out"
 _TRACKIO = f"{_REMOVE}: report_to names the trackers, and their own environment variables do the rest."
 _SHARDING = f"{_REMOVE}: there is no sharded training here; use_peft and gradient_checkpointing save memory."
-_QUANTISATION = f"{_REMOVE} and load the weights in bfloat16 (dtype), with use_peft to save memory."
 
 # key -> (values that ask for nothing special; null always does, what to do about any other)
 UNSUPPORTED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "accelerator_config": (({},), f"{_REMOVE}."),
     "dataloader_drop_last": ((False,), f"{_REMOVE}: every row of an epoch is used, the last batch included."),
+    "dataset_kwargs": (({},), f"{_REMOVE}: the columns of the data say how it is read."),
+    "dataset_text_field": (("text",), "Name the column text."),
     "dataset_config": ((), "Save that configuration as a .jsonl or .parquet file and give the file as data."),
     "datasets": (([],), "Join the datasets in one file and give that as data."),
     "debug": (("", [], False), f"{_REMOVE}; --debug on the command line shows tracebacks."),
     "deepspeed": (("", {}, False), _SHARDING),
     "enable_jit_checkpoint": ((False,), "Set save_steps to how much work may be lost, and resume."),
+    "eos_token": ((), "Set eos_token in the tokenizer's files."),
     "eval_delay": ((0,), f"{_REMOVE}, or set eval_steps."),
-    "f_divergence_type": (("reverse_kl",), f"{_REMOVE}: only the reverse KL divergence is offered."),
+    "f_divergence_type": (("reverse_kl",), f"{_REMOVE}: it belongs to `preftune dpo`."),
     "fp16": ((False,), "Set bf16 instead: float16 loses the small differences between log-probs."),
     "fsdp": (("", [], False), _SHARDING),
     "fsdp_config": (({},), _SHARDING),
     "full_determinism": ((False,), f"{_REMOVE}: seed fixes the order of the data and all that is random."),
     "group_by_length": ((False,), f"{_REMOVE}: rows are packed, so grouping by length saves nothing."),
+    "is_encoder_decoder": ((False,), f"{_REMOVE}: only decoders are trained."),
     "ignore_data_skip": ((False,), f"{_REMOVE}: a resumed run continues at the row where it stopped."),
     "label_smoothing_factor": ((0,), "Set label_smoothing, which is the one of preference losses."),
-    "ld_alpha": ((1,), f"{_REMOVE}: length-desensitised DPO is not offered."),
+    "ld_alpha": ((1,), f"{_REMOVE}: it belongs to `preftune dpo`."),
     "load_best_model_at_end": ((False,), f"{_REMOVE}; save_steps keeps the checkpoints to choose from."),
-    "load_in_4bit": ((False,), _QUANTISATION),
-    "load_in_8bit": ((False,), _QUANTISATION),
     "lora_target_parameters": (([],), "Name the modules in lora_target_modules."),
     "lora_task_type": (("CAUSAL_LM",), f"{_REMOVE}: preference training is of causal language models."),
-    "loss_type": (("sigmoid", ["sigmoid"]), "Set loss_type: sigmoid, the loss of the DPO paper."),
-    "loss_weights": (([1],), f"{_REMOVE}: there is one loss."),
+    "loss_type": (
+        ("kto", "nll"),
+        f"{_REMOVE}: this method has one loss; dpo and simpo have several.",
+    ),
+    "loss_weights": (([1],), f"{_REMOVE}: this method has one loss."),
     "model_init_kwargs": (({},), "Set dtype, attn_implementation, revision or trust_remote_code instead."),
     "neftune_noise_alpha": ((0,), f"{_REMOVE}: noise on the embeddings is not offered."),
     "optim_args": (("",), "Set adam_beta1, adam_beta2, adam_epsilon or weight_decay instead."),
     "optim_target_modules": (([],), f"{_REMOVE}: optimisers of selected layers are not offered."),
+    "packing_strategy": (("bfd",), f"{_REMOVE}: packs are filled by best fit, and nothing is cut for it."),
     "parallelism_config": (({},), _SHARDING),
     "push_to_hub": ((False,), f"{_REMOVE}; upload the folder `model` of a finished run with `hf upload`."),
     "reference_free": ((False,), f"{_REMOVE}: DPO here is always against a reference."),
     "router_aux_loss_coef": ((0,), f"{_REMOVE}: the load-balancing loss of expert models is not offered."),
-    "rpo_alpha": ((0,), f"{_REMOVE}: the added likelihood term is not offered."),
+    "rpo_alpha": ((0,), f"{_REMOVE}: it belongs to `preftune dpo`."),
     "sync_ref_model": ((False,), f"{_REMOVE}: the reference never moves here."),
     "trackio_bucket_id": ((), _TRACKIO),
     "trackio_space_id": ((), _TRACKIO),

@@ -15,20 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from preftune.config import RECORD_KEYS, Loaded, dump_config, load_config
 from preftune.errors import PreftuneError
 from preftune.field_types import expected, fit_scalar, plain_kinds, plain_scalar
+from preftune.methods.registry import METHODS
 from preftune.trl_keys import NO_EFFECT, RENAMED, UNSUPPORTED
 
-_OUR_NAMES = """
-model tokenizer data eval_data eval_fraction output_dir resume split eval_split limit seed dtype bf16 fp16
-attn_implementation revision use_peft lora_r lora_alpha lora_dropout lora_target_modules
-lora_modules_to_save use_dora use_rslora trust_remote_code chat_template_path max_length truncation_mode
-beta label_smoothing loss_type ref_model precompute_ref_log_probs per_device_train_batch_size
-per_device_eval_batch_size gradient_accumulation_steps num_train_epochs max_steps learning_rate
-weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm lr_scheduler_type lr_scheduler_kwargs
-warmup_steps warmup_ratio optim logging_steps eval_strategy eval_steps save_strategy save_steps
-save_total_limit gradient_checkpointing report_to run_name train_sampling_strategy disable_dropout
-num_samples max_new_tokens
-"""
-OUR_FIELDS = frozenset(_OUR_NAMES.split())
+OUR_FIELDS = frozenset(name for method in METHODS.values() for name in method.config_class().model_fields)
 
 
 class TinyConfig(BaseModel):
@@ -40,7 +30,6 @@ class TinyConfig(BaseModel):
     max_steps: int = -1
     max_length: int | None = 1024
     bf16: bool = False
-    fp16: bool = False
     resume: bool | str = False
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     loss_type: Literal["sigmoid"] = "sigmoid"
@@ -258,7 +247,7 @@ def test_keys_without_effect_are_noted_and_null_ones_are_not(
 
 @pytest.mark.parametrize(
     "line",
-    ["push_to_hub: true", "load_in_4bit: yes", "deepspeed: ds.json", "fp16: true", "neftune_noise_alpha: 5"],
+    ["push_to_hub: true", "group_by_length: yes", "deepspeed: ds.json", "fp16: true", "neftune_noise_alpha: 5"],
 )
 def test_keys_that_would_change_the_training_are_refused(load: Callable[..., Loaded[TinyConfig]], line: str) -> None:
     with pytest.raises(PreftuneError) as error:
@@ -270,7 +259,7 @@ def test_keys_that_would_change_the_training_are_refused(load: Callable[..., Loa
 
 @pytest.mark.parametrize(
     "line",
-    ["push_to_hub: false", "load_in_4bit: no", "deepspeed:", "fp16: false", "neftune_noise_alpha: 0.0"],
+    ["push_to_hub: false", "group_by_length: no", "deepspeed:", "fp16: false", "neftune_noise_alpha: 0.0"],
 )
 def test_unsupported_keys_that_ask_for_nothing_are_silent(load: Callable[..., Loaded[TinyConfig]], line: str) -> None:
     assert load(line).notes == ()
@@ -280,7 +269,8 @@ def test_a_key_stands_in_one_table_only() -> None:
     tables = [*RENAMED, *NO_EFFECT, *UNSUPPORTED]
     assert len(tables) == len(set(tables))
     assert {ours for ours, _ in RENAMED.values()} <= OUR_FIELDS
-    assert OUR_FIELDS & set(tables) == {"fp16", "loss_type"}
+    everywhere = frozenset.intersection(*(frozenset(m.config_class().model_fields) for m in METHODS.values()))
+    assert not everywhere & set(tables)
     assert not RECORD_KEYS & {*OUR_FIELDS, *tables}
 
 
@@ -291,24 +281,37 @@ def test_mends_are_sentences(mend: str) -> None:
 
 
 @pytest.mark.parity
-def test_every_field_of_trl_and_transformers_has_its_place(
-    load: Callable[..., Loaded[TinyConfig]],
-) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_every_field_of_trl_and_transformers_has_its_place(method: str) -> None:
+    """And TRL's defaults ask for nothing that is not here."""
     trl = pytest.importorskip("trl")
     transformers = pytest.importorskip("transformers")
+    cls = METHODS[method].config_class()
     theirs = {
         field.name: field
-        for cls in (transformers.TrainingArguments, trl.DPOConfig, trl.ScriptArguments, trl.ModelConfig)
-        for field in fields(cls)
+        for config in (transformers.TrainingArguments, _trl_config(trl, method), trl.ScriptArguments, trl.ModelConfig)
+        for field in fields(config)
         if field.init
     }
-    assert len(theirs) > 150
-    assert set(theirs) - OUR_FIELDS - set(RENAMED) - set(NO_EFFECT) - set(UNSUPPORTED) == set()
+    assert len(theirs) > 140
+    assert set(theirs) - set(cls.model_fields) - set(RENAMED) - set(NO_EFFECT) - set(UNSUPPORTED) == set()
 
-    for name in set(theirs) & (set(UNSUPPORTED) - {"loss_type"}):
+    places = {"model": "m", "data": "d", "output_dir": "o"}
+    for name in set(theirs) & set(UNSUPPORTED) - set(cls.model_fields):
         default = theirs[name].default
         value = theirs[name].default_factory() if default is MISSING else default
-        assert load_config(TinyConfig, file=None, values={"model": "m", name: value}).notes == ()
+        assert load_config(cls, file=None, values=places | {name: value}).notes == ()
+
+
+def _trl_config(trl: Any, method: str) -> Any:
+    if method == "orpo":
+        from trl.experimental.orpo import ORPOConfig as Config
+    elif method == "simpo":
+        from trl.experimental.cpo import CPOConfig as Config
+    else:
+        names = {"sft": "SFTConfig", "reward": "RewardConfig", "kto": "KTOConfig"}
+        Config = getattr(trl, names.get(method, "DPOConfig"))
+    return Config
 
 
 # --- to YAML and back -----------------------------------------------------------------------------------
@@ -345,7 +348,6 @@ _TEXTS = _WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
         resume=st.booleans(),
         loss_type=st.just("sigmoid"),
         eval_strategy=st.sampled_from(["no", "steps", "epoch"]),
-        fp16=st.just(False),
         report_to=st.lists(_TEXTS, max_size=3).map(tuple),
         lora_target_modules=st.lists(_TEXTS, min_size=2, max_size=3),
         lr_scheduler_kwargs=st.dictionaries(_TEXTS, _TEXTS | st.integers() | st.booleans(), max_size=2),

@@ -30,7 +30,7 @@ def demo(*tokens: Tokens) -> Outcome:
     from preftune.cli.audit import show_audit
     from preftune.cli.quiet import quieten_libraries
     from preftune.cli.train import train_and_report
-    from preftune.methods.dpo import dpo_method
+    from preftune.methods.registry import METHODS
 
     quieten_libraries()
     file, rest = take_config_file(tokens)
@@ -44,7 +44,7 @@ def demo(*tokens: Tokens) -> Outcome:
     show("[bold]1. The data[/bold]")
     show_audit(config.data)
     show("[bold]2. Training, and measuring before and after[/bold]")
-    return train_and_report(config, dpo_method(config), "preftune demo")
+    return train_and_report(config, METHODS["dpo"], "preftune demo")
 
 
 def demo_settings() -> dict[str, Any]:

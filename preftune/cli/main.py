@@ -23,6 +23,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from preftune.cli.output import BAD_INPUT, DONE, Outcome, to_json
 from preftune.errors import PreftuneError
+from preftune.methods.registry import METHODS
 
 INTERNAL_ERROR: Final = 70  # EX_SOFTWARE of sysexits.h
 STOPPED: Final = 130  # 128 + SIGINT
@@ -47,7 +48,10 @@ COMMANDS: Final[dict[str, Command]] = {
         "The whole job on a small model: audit, DPO, evaluation, report.",
         takes_settings=True,
     ),
-    "dpo": Command("preftune.cli.train:dpo", "Train a model on preference pairs with DPO.", takes_settings=True),
+    **{
+        name: Command(f"preftune.cli.train:{name}", method.line, takes_settings=True)
+        for name, method in METHODS.items()
+    },
     "eval": Command("preftune.cli.evaluate:evaluate", "What a model is worth on held-out pairs, with intervals."),
     "compare": Command("preftune.cli.evaluate:compare", "Two models side by side on the same prompts."),
     "audit": Command("preftune.cli.audit:audit", "What is wrong with preference data, row by row."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from logging import ERROR, getLogger
 
 
 def quieten_libraries() -> None:
@@ -11,6 +12,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(peft|transformers|torch)\..*")
+    getLogger("bitsandbytes").setLevel(ERROR)  # which tells every process of a kernel it did not find
     from transformers.utils import logging
 
     logging.set_verbosity_error()

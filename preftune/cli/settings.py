@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from preftune.config import COMMAND_LINE, Loaded, known_keys, load_config, one_error, unknown_key
+from preftune.config import COMMAND_LINE, Loaded, is_needed, known_keys, load_config, one_error, unknown_key
 from preftune.errors import PreftuneError
 from preftune.field_types import expected, fit_scalar, item_annotation, plain_kinds
 
@@ -210,7 +210,7 @@ def _head(name: str, field: FieldInfo) -> str:
 def _about(field: FieldInfo) -> str:
     choices = expected(field.annotation) if "one of " in expected(field.annotation) else ""
     facts = [choices] if choices else []
-    if field.is_required():
+    if is_needed(field):
         facts.append("required")
     elif (default := field.get_default(call_default_factory=False)) is not None:
         facts.append(f"default {_default(default)}")

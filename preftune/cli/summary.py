@@ -24,8 +24,9 @@ def show_run(summary: Any, report: Path) -> RenderableType:
     if after:
         parts += [_headline(before, after, document.get("change", {})), _before_after(before, after)]
         parts += _answers(summary.folder)
-    parts.append(_reference_line(document["reference"]))
-    parts.append(_where(summary.folder, report))
+    if document.get("reference"):
+        parts.append(_reference_line(document["reference"]))
+    parts.append(_where(summary, report))
     return Group(*parts)
 
 
@@ -75,27 +76,43 @@ def audit_lines(document: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mapping[str, Any]) -> RenderableType:
-    was, now, difference = (part.get("preference_accuracy") for part in (before, after, change))
-    if not (was and now and difference):
+    """What became of the first measure that was compared with itself: an accuracy, or the held-out loss."""
+    name = next((name for name in after if name in before and name in change), None)
+    if name is None:
         return ""
-    if difference["low"] > 0:
-        verdict = "[green]better[/green]: the whole interval of the change is above zero"
-    elif difference["high"] < 0:
-        verdict = "[red]worse[/red]: the whole interval of the change is below zero"
+    was, now, difference = before[name], after[name], change[name]
+    gain = difference if now["unit"] == "share" else {"low": -difference["high"], "high": -difference["low"]}
+    if gain["low"] > 0:
+        verdict = "[green]better[/green]: the whole interval of the change is {} zero".format(
+            "above" if gain is difference else "below"
+        )
+    elif gain["high"] < 0:
+        verdict = "[red]worse[/red]: the whole interval of the change is {} zero".format(
+            "below" if gain is difference else "above"
+        )
     else:
         verdict = "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
+    text = f"{_told(name, was, now)}\nChange {_signed(difference)}: {verdict}."
+    return Panel(text, title="What changed", title_align="left")
+
+
+def _told(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    after = f"[bold]{_value(now)}[/bold] (95% interval {_interval(now)})"
+    if name != "preference_accuracy":
+        return f"{escape(now['title'])}, n = {now['n']:,}: {after}; before training {_value(was)} ({_interval(was)})."
     start = (
         "before training 50%, even odds by construction: the model had no preference against itself"
         if was["low"] == was["high"]
         else f"before training {_value(was)} ({_interval(was)})"
     )
-    text = (
-        f"On {now['n']:,} held-out pairs the model prefers the answer people preferred in "
-        f"[bold]{_value(now)}[/bold] (95% interval {_interval(now)}); {start}.\n"
-        f"Change {100 * difference['value']:+.1f} points (95% interval {100 * difference['low']:+.1f} to "
-        f"{100 * difference['high']:+.1f}): {verdict}."
-    )
-    return Panel(text, title="What changed", title_align="left")
+    return f"On {now['n']:,} held-out pairs the model prefers the answer people preferred in {after}; {start}."
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    scale, unit = (100, "points") if difference["unit"] == "share" else (1, difference["unit"])
+    value, low, high = (scale * difference[key] for key in ("value", "low", "high"))
+    shown = "{:+.1f}" if scale == 100 else "{:+.3g}"
+    return f"{shown.format(value)} {unit} (95% interval {shown.format(low)} to {shown.format(high)})"
 
 
 def _before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:
@@ -130,12 +147,12 @@ def _reference_line(reference: Mapping[str, Any]) -> str:
     )
 
 
-def _where(folder: Path, report: Path) -> RenderableType:
-    model = folder / "model"
-    if (model / "adapter_config.json").is_file():
-        code = f'AutoPeftModelForCausalLM.from_pretrained("{model}")  # from peft'
-    else:
-        code = f'AutoModelForCausalLM.from_pretrained("{model}")  # from transformers'
+def _where(summary: Any, report: Path) -> RenderableType:
+    model = summary.folder / "model"
+    kind = "SequenceClassification" if summary.evaluation.get("method") == "reward" else "CausalLM"
+    is_adapter = (model / "adapter_config.json").is_file()
+    family, package = ("AutoPeftModelFor", "peft") if is_adapter else ("AutoModelFor", "transformers")
+    code = f'{family}{kind}.from_pretrained("{model}")  # from {package}'
     return Group(f"\nmodel   {model}", f"load    {escape(code)}", f"report  {report}")
 
 

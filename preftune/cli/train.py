@@ -1,10 +1,11 @@
-"""``preftune dpo``: settings to a run, and what it came to."""
+"""``preftune dpo`` and the other methods: settings to a run, and what it came to."""
 
 from __future__ import annotations
 
 import shlex
 import signal
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -12,34 +13,35 @@ from rich.text import Text
 from preftune.cli.output import Outcome
 from preftune.cli.screen import notify, progress, show
 from preftune.cli.settings import asks_for_help, load_settings, settings_help
+from preftune.methods.registry import METHODS, Method, find_method
 
 Tokens = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
-def dpo(*tokens: Tokens) -> Outcome:
-    """Train a model on preference pairs with DPO."""
-    from preftune.methods.dpo import DPOConfig, dpo_method
-
+def train(name: str, tokens: tuple[str, ...]) -> Outcome:
+    """Trains with the method ``name`` by the settings in ``tokens``."""
+    method = find_method(name)
+    config_class = method.config_class()
     if asks_for_help(tokens):
-        show(Text(settings_help(DPOConfig, "dpo")))
+        show(Text(settings_help(config_class, name)))
         return Outcome({})
-    loaded = load_settings(tokens, DPOConfig)
+    loaded = load_settings(tokens, config_class)
     for note in loaded.notes:
         notify(note)
-    return train_and_report(loaded.config, dpo_method(loaded.config), shlex.join(["preftune", "dpo", *tokens]))
+    return train_and_report(loaded.config, method, shlex.join(["preftune", name, *tokens]))
 
 
-def train_and_report(config, method, command: str) -> Outcome:
+def train_and_report(config: Any, method: Method, command: str) -> Outcome:
     """Runs, writes the report, and shows what changed."""
     from preftune.cli.quiet import quieten_libraries
 
     quieten_libraries()
     from preftune.cli.summary import show_run
     from preftune.methods.reporting import Reporter
-    from preftune.methods.run import run_pairs
+    from preftune.methods.run import run
     from preftune.report.page import write_report
 
-    summary = run_pairs(config, method, Reporter(notify, progress), command)
+    summary = run(config, method.prepare(), Reporter(notify, progress), command)
     report = write_report(summary.folder)
     document = {
         "folder": str(summary.folder),
@@ -55,3 +57,15 @@ def train_and_report(config, method, command: str) -> Outcome:
         return Outcome(document, 128 + signal.Signals[summary.training.stopped].value)
     show(show_run(summary, report))
     return Outcome(document | {"model": str(summary.folder / "model"), "evaluation": summary.evaluation})
+
+
+def __getattr__(name: str) -> Callable[..., Outcome]:
+    """A command for each method of the registry, by its name."""
+    if name not in METHODS:
+        raise AttributeError(name)
+
+    def command(*tokens: Tokens) -> Outcome:
+        return train(name, tokens)
+
+    command.__doc__ = METHODS[name].line
+    return command

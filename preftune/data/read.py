@@ -1,4 +1,4 @@
-"""Preference data read: the pairs that can be used, and every row that cannot with its place and reason."""
+"""Data read: the records that can be used, and every row that cannot with its place and reason."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from preftune.data.records import Pair, content_row
-from preftune.data.shapes import RowProblem, pair_from_row
+from preftune.data.kinds import (
+    UNDESIRABLE,
+    Kind,
+    conversion_notes,
+    demonstrations_of_row,
+    kind_of_row,
+    labels_of_row,
+    pairs_of_row,
+    wrong_kind,
+)
+from preftune.data.records import Demonstration, Label, Pair, Record, content_row
+from preftune.data.row_parts import RowProblem
 from preftune.data.sources import RawRow, choose_split, dataset_rows, numbered_rows, open_place
 from preftune.errors import PreftuneError
+
+R = TypeVar("R", bound=Record)
 
 _RAW_LENGTH = 300  # characters of a rejected row that are kept to recognise it by
 
@@ -33,17 +45,24 @@ class RejectedRow:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a source gave; every row read is in ``records`` or in ``rejected``."""
+class Reading(Generic[R]):
+    """What a source gave; every row read is in ``records`` or in ``rejected``.
 
-    records: tuple[Pair, ...]
+    ``notes`` say, a sentence each, what was read as something else. ``used_rows`` is the number of rows that gave
+    ``records``; None means one a record.
+    """
+
+    records: tuple[R, ...]
     rejected: tuple[RejectedRow, ...]
     source: str
+    notes: tuple[str, ...] = ()
+    used_rows: int | None = None
 
     @property
     def read(self) -> int:
-        """The number of rows read."""
-        return len(self.records) + len(self.rejected)
+        """The number of rows read: those that gave records, and those left out."""
+        used = len(self.records) if self.used_rows is None else self.used_rows
+        return used + len(self.rejected)
 
     def reasons(self) -> dict[str, int]:
         """How many rows were left out for each reason, the commonest first."""
@@ -60,35 +79,77 @@ class Reading:
             raise PreftuneError(what, where=str(path), mend="Give another path.") from error
 
 
-def read_pairs(source: object, *, split: str = "train", limit: int | None = None) -> Reading:
+def read_pairs(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Pair]:
     """The preference pairs of a file, a folder, a hub name, a datasets.Dataset or an iterable of dicts.
 
-    ``limit`` counts rows read, good or bad. Raises PreftuneError where the source cannot be opened, has no
-    rows, or has none that can be used; a bad row among good ones is no error.
+    A row with a group of ranked answers gives several. ``limit`` counts rows read, good or bad. Raises
+    PreftuneError where the source cannot be opened, has no rows, or has none that can be used, and where all
+    rows are labels or demonstrations; a bad row among good ones is no error.
     """
+    return _read(source, split, limit, "pair", pairs_of_row)
+
+
+def read_labels(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Label]:
+    """The judged answers of a source, by the rules of ``read_pairs``; a row with a pair gives two."""
+    return _read(source, split, limit, "label", labels_of_row)
+
+
+def read_demonstrations(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Demonstration]:
+    """The answers to learn from of a source, by the rules of ``read_pairs``.
+
+    Of a pair the chosen answer is read, of labels the desirable ones; the undesirable are left out by name.
+    """
+    return _read(source, split, limit, "demonstration", demonstrations_of_row)
+
+
+def joined(readings: Sequence[Reading[R]]) -> Reading[R]:
+    """Several readings as one, by the name of the first."""
+    return Reading(
+        tuple(record for reading in readings for record in reading.records),
+        tuple(row for reading in readings for row in reading.rejected),
+        readings[0].source,
+        tuple(note for reading in readings for note in reading.notes),
+        sum(reading.read - len(reading.rejected) for reading in readings),
+    )
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """A SHA-256, in hex, of what training depends on: contents, labels, confidences and margins in their order."""
+    digest = hashlib.sha256()
+    for record in records:
+        weights = {name: getattr(record, name) for name in ("confidence", "margin") if hasattr(record, name)}
+        digest.update(json.dumps(content_row(record) | weights, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read(
+    source: object, split: str, limit: int | None, wanted: Kind, records_of_row: Callable[[object], tuple[R, ...]]
+) -> Reading[R]:
     if limit is not None and limit < 1:
         raise PreftuneError(f"limit is {limit}.", mend="Give a number of rows above zero, or leave it out.")
-    name = str(source) if isinstance(source, str | PathLike) else f"{type(source).__name__} in memory"
-    records: list[Pair] = []
+    records: list[R] = []
     rejected: list[RejectedRow] = []
+    kinds, used, made = (Counter[Kind | None]() for _ in range(3))  # rows, rows used and their records, by kind
     for raw in islice(_rows(source, split), limit):
+        kind = kind_of_row(raw.value)
         try:
-            records.append(_pair(raw))
+            if raw.problem is not None:
+                raise raw.problem
+            kinds[kind] += 1
+            found = records_of_row(raw.value)
         except RowProblem as problem:
             rejected.append(_rejected(raw, problem))
-    reading = Reading(tuple(records), tuple(rejected), name)
+            continue
+        records += found
+        used[kind] += 1
+        made[kind] += len(found)
+    name = str(source) if isinstance(source, str | PathLike) else f"{type(source).__name__} in memory"
+    undesirable = sum(row.reason == UNDESIRABLE for row in rejected)
+    notes = conversion_notes(wanted, used, made, undesirable)
+    reading = Reading(tuple(records), tuple(rejected), name, notes, used.total())
     if not records:
-        raise _nothing_usable(reading)
+        raise wrong_kind(wanted, kinds, name) or _nothing_usable(reading, wanted)
     return reading
-
-
-def fingerprint(pairs: Iterable[Pair]) -> str:
-    """A SHA-256, in hex, of what training depends on: the texts, confidences and margins in their order."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        content = content_row(pair) | {"confidence": pair.confidence, "margin": pair.margin}
-        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _rows(source: object, split: str) -> Iterator[RawRow]:
@@ -103,15 +164,9 @@ def _rows(source: object, split: str) -> Iterator[RawRow]:
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes):
         return numbered_rows(source)
     raise PreftuneError(
-        f"Preference data cannot be read from {type(source).__name__}.",
+        f"Data cannot be read from {type(source).__name__}.",
         mend="Give a file, a folder, a hub name, a datasets.Dataset or a list of dicts.",
     )
-
-
-def _pair(raw: RawRow) -> Pair:
-    if raw.problem is not None:
-        raise raw.problem
-    return pair_from_row(raw.value)
 
 
 def _rejected(raw: RawRow, problem: RowProblem) -> RejectedRow:
@@ -132,9 +187,9 @@ def _as_text(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _nothing_usable(reading: Reading) -> PreftuneError:
+def _nothing_usable(reading: Reading[R], wanted: Kind) -> PreftuneError:
     if not reading.rejected:
-        return PreftuneError("There are no rows.", where=reading.source, mend="Give data with at least one pair.")
+        return PreftuneError("There are no rows.", where=reading.source, mend=f"Give data with at least one {wanted}.")
     reason, count = next(iter(reading.reasons().items()))
     first = next(row for row in reading.rejected if row.reason == reason)
     field = f' in "{first.field}"' if first.field else ""

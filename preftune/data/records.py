@@ -1,14 +1,14 @@
-"""The preference record: a prompt with the completion that won and the one that lost."""
+"""The records: a pair of answers of which one won, an answer with a label, and an answer to learn from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
 FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -28,6 +28,8 @@ class Message(BaseModel):
 
 Prompt: TypeAlias = StrictStr | tuple[Message, ...]
 Completion: TypeAlias = Prompt
+Source: TypeAlias = StrictStr | dict[str, Any]
+Confidence: TypeAlias = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class Vote(BaseModel):
@@ -57,17 +59,16 @@ class Pair(BaseModel):
     prompt: Prompt
     chosen: Completion
     rejected: Completion
-    id: StrictStr = Field(default_factory=lambda data: _content_id(data))
-    source: StrictStr | dict[str, Any] | None = None
+    id: StrictStr = Field(default_factory=lambda data: _content_id(data, "prompt", "chosen", "rejected"))
+    source: Source | None = None
     annotators: tuple[Vote, ...] = ()
-    confidence: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    confidence: Confidence | None = None
     margin: FiniteFloat | None = None
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Pair:
-        if len({isinstance(side, str) for side in (self.prompt, self.chosen, self.rejected)}) > 1:
-            raise ValueError("prompt, chosen and rejected must be all text or all messages")
+        _require_one_kind(prompt=self.prompt, chosen=self.chosen, rejected=self.rejected)
         return self
 
     @property
@@ -77,21 +78,119 @@ class Pair(BaseModel):
 
     def as_row(self) -> dict[str, Any]:
         """The pair as a plain dict in TRL's format, with our optional fields where they are set."""
-        row: dict[str, Any] = content_row(self)
-        row["id"] = self.id
-        optional = {
-            "source": self.source,
-            "annotators": [vote.as_row() for vote in self.annotators] or None,
-            "confidence": self.confidence,
-            "margin": self.margin,
-            "meta": self.meta or None,
-        }
-        return row | {name: value for name, value in optional.items() if value is not None}
+        return content_row(self) | _present(
+            id=self.id,
+            source=self.source,
+            annotators=[vote.as_row() for vote in self.annotators] or None,
+            confidence=self.confidence,
+            margin=self.margin,
+            meta=self.meta or None,
+        )
 
 
-def content_row(pair: Pair) -> dict[str, Any]:
-    """Prompt, chosen and rejected as plain values: what the pair says, without what is said about it."""
-    return {name: _plain(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")}
+class Label(BaseModel):
+    """A judged answer: ``label`` is True where ``completion`` is a desirable answer to ``prompt``.
+
+    Prompt and completion are both text or both messages; the other fields are those of a pair.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Prompt
+    completion: Completion
+    label: StrictBool
+    id: StrictStr = Field(default_factory=lambda data: _content_id(data, "prompt", "completion", "label"))
+    source: Source | None = None
+    confidence: Confidence | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Label:
+        _require_one_kind(prompt=self.prompt, completion=self.completion)
+        return self
+
+    @property
+    def is_conversational(self) -> bool:
+        """True where prompt and completion are messages."""
+        return not isinstance(self.prompt, str)
+
+    def as_row(self) -> dict[str, Any]:
+        """The label as a plain dict in TRL's unpaired format, with our optional fields where they are set."""
+        return content_row(self) | _present(
+            id=self.id, source=self.source, confidence=self.confidence, meta=self.meta or None
+        )
+
+
+class Demonstration(BaseModel):
+    """An answer to learn from: ``completion`` follows ``prompt``, both text or both messages.
+
+    Of a conversation the prompt is what stands before the first answer to learn, and the completion is the
+    rest, in which the assistant's turns are learned and the others are not. Plain text to model has the empty
+    prompt, and all of it is learned. ``confidence`` is the probability that the answer is a good one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Prompt
+    completion: Completion
+    id: StrictStr = Field(default_factory=lambda data: _content_id(data, "prompt", "completion"))
+    source: Source | None = None
+    confidence: Confidence | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Demonstration:
+        _require_one_kind(prompt=self.prompt, completion=self.completion)
+        return self
+
+    @property
+    def is_conversational(self) -> bool:
+        """True where prompt and completion are messages."""
+        return not isinstance(self.prompt, str)
+
+    @property
+    def is_plain_text(self) -> bool:
+        """True for text to model, which has no prompt."""
+        return self.prompt == ""
+
+    def as_row(self) -> dict[str, Any]:
+        """A plain dict in the one of TRL's formats that says the same: text, messages, or prompt and completion."""
+        return self._content() | _present(
+            id=self.id, source=self.source, confidence=self.confidence, meta=self.meta or None
+        )
+
+    def _content(self) -> dict[str, Any]:
+        if self.is_plain_text:
+            return {"text": self.completion}
+        if isinstance(self.prompt, str) or isinstance(self.completion, str) or len(self.completion) == 1:
+            return content_row(self)
+        if opening_length((*self.prompt, *self.completion)) != len(self.prompt):
+            return content_row(self)
+        return {"messages": _plain((*self.prompt, *self.completion))}
+
+
+Record: TypeAlias = Pair | Label | Demonstration
+
+
+def content_row(record: Record) -> dict[str, Any]:
+    """The content as plain values: what the record says, without what is said about it."""
+    return {name: _plain(getattr(record, name)) for name in _CONTENT[type(record)]}
+
+
+def asked(record: Record) -> Prompt:
+    """What a record answers, by which records are grouped: its prompt, or of plain text the text itself."""
+    if isinstance(record, Demonstration) and record.is_plain_text:
+        return record.completion
+    return record.prompt
+
+
+def opening_length(messages: Sequence[Message]) -> int | None:
+    """How many messages stand before the first assistant's turn that answers another's; None where none does.
+
+    A conversation that the assistant opens with a greeting has that greeting in its prompt.
+    """
+    roles = [message.role for message in messages]
+    return next((i for i in range(1, len(roles)) if roles[i] == "assistant" and set(roles[:i]) != {"assistant"}), None)
 
 
 def character_count(content: Prompt) -> int:
@@ -120,15 +219,25 @@ def normal_text(content: Prompt) -> str:
     return "\n".join(_tagged(message) for message in content)
 
 
-def _content_id(fields: Mapping[str, Any]) -> str:
-    content = [_plain(fields.get(name)) for name in ("prompt", "chosen", "rejected")]
+def _require_one_kind(**sides: Prompt) -> None:
+    if len({isinstance(side, str) for side in sides.values()}) > 1:
+        *first, last = sides
+        raise ValueError(f"{', '.join(first)} and {last} must be all text or all messages")
+
+
+def _content_id(fields: Mapping[str, Any], *names: str) -> str:
+    content = [_plain(fields.get(name)) for name in names]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _plain(content: Prompt | None) -> str | list[dict[str, Any]] | None:
-    if content is None or isinstance(content, str):
-        return content
-    return [message.as_row() for message in content]
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(value: Prompt | bool | None) -> str | bool | list[dict[str, Any]] | None:
+    if value is None or isinstance(value, str | bool):
+        return value
+    return [message.as_row() for message in value]
 
 
 def _tagged(message: Message) -> str:
@@ -138,3 +247,10 @@ def _tagged(message: Message) -> str:
 
 def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+_CONTENT: dict[type, tuple[str, ...]] = {
+    Pair: ("prompt", "chosen", "rejected"),
+    Label: ("prompt", "completion", "label"),
+    Demonstration: ("prompt", "completion"),
+}

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any, cast
 
-from preftune.data.shapes import RowProblem, row_from_cells, row_from_texts
+from preftune.data.row_parts import RowProblem, row_from_cells, row_from_texts
 from preftune.errors import PreftuneError
 
 _BOM = b"\xef\xbb\xbf"
@@ -22,6 +22,7 @@ _LARGEST_CELL = 2**30  # characters; the csv module's own limit of 131,072 is le
 _BROKEN_ARCHIVE = (EOFError, gzip.BadGzipFile, zlib.error)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+_ROW_COLUMNS = ("chosen", "rejected", "completion", "completions", "messages")  # any of them makes an object a row
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "config.json"}
 
 
@@ -157,20 +158,21 @@ def _rows_of_document(document: object) -> list[Any] | None:
         return None
     if _is_column_table(document):
         return [dict(zip(document, cells, strict=True)) for cells in zip(*document.values(), strict=True)]
-    if "chosen" in document or "rejected" in document:
+    if any(name in document for name in _ROW_COLUMNS):
         return [document]
     lists = [value for value in document.values() if isinstance(value, list)]
     tables = [rows for rows in lists if any(isinstance(row, dict) for row in rows)]
+    if not tables and isinstance(document.get("text"), str):
+        return [document]
     return tables[0] if len(tables) == 1 else None
 
 
 def _is_column_table(document: Mapping[str, Any]) -> bool:
-    columns = list(document.values())
-    chosen = document.get("chosen")
+    contents = [document[name] for name in (*_ROW_COLUMNS, "prompt", "text") if name in document]
     # A list of messages under "chosen" is one row; a column holds texts or lists.
-    if not isinstance(chosen, list) or _holds_objects(chosen):
+    if not contents or any(not isinstance(column, list) or _holds_objects(column) for column in contents):
         return False
-    return all(isinstance(column, list) and len(column) == len(chosen) for column in columns)
+    return all(isinstance(column, list) and len(column) == len(contents[0]) for column in document.values())
 
 
 def _holds_objects(values: list[Any]) -> bool:

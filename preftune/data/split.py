@@ -6,21 +6,26 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from preftune.data.records import Pair, normal_text
+from preftune.data.records import Record, asked, normal_text
 from preftune.errors import PreftuneError
 
+R = TypeVar("R", bound=Record)
 
-def prompt_key(pair: Pair) -> str:
-    """A hash that is equal for prompts that differ only in Unicode form, white space or case."""
-    folded = unicodedata.normalize("NFC", normal_text(pair.prompt).casefold())
+
+def prompt_key(record: Record) -> str:
+    """A hash that is equal for prompts that differ only in Unicode form, white space or case.
+
+    A conversation's prompt is what stands before its first answer, so conversations that begin alike stay
+    together; plain text, which has no prompt, is its own.
+    """
+    folded = unicodedata.normalize("NFC", normal_text(asked(record)).casefold())
     return hashlib.sha256(folded.encode()).hexdigest()[:32]
 
 
-def split_by_prompt(
-    pairs: Sequence[Pair], eval_fraction: float, seed: int
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Training and evaluation pairs, each in the given order; all pairs of a prompt go to one side.
+def split_by_prompt(records: Sequence[R], eval_fraction: float, seed: int) -> tuple[tuple[R, ...], tuple[R, ...]]:
+    """Training and evaluation records, each in the given order; all records of a prompt go to one side.
 
     Which prompts are held out depends on the seed and the prompts, not on the order of rows. The evaluation
     set misses ``eval_fraction`` of the rows by at most half of the smallest prompt left in training, unless
@@ -30,19 +35,19 @@ def split_by_prompt(
         mend = "Give a share from 0 up to, but not including, 1."
         raise PreftuneError(f"eval_fraction is {eval_fraction}.", mend=mend)
     if eval_fraction == 0:
-        return tuple(pairs), ()
-    keys = [prompt_key(pair) for pair in pairs]
-    held_out = _held_out(Counter(keys), eval_fraction * len(pairs), seed)
-    sides: tuple[list[Pair], list[Pair]] = [], []
-    for key, pair in zip(keys, pairs, strict=True):
-        sides[key in held_out].append(pair)
+        return tuple(records), ()
+    keys = [prompt_key(record) for record in records]
+    held_out = _held_out(Counter(keys), eval_fraction * len(records), seed)
+    sides: tuple[list[R], list[R]] = [], []
+    for key, record in zip(keys, records, strict=True):
+        sides[key in held_out].append(record)
     return tuple(sides[0]), tuple(sides[1])
 
 
-def leaked_prompts(train: Iterable[Pair], evaluation: Iterable[Pair]) -> tuple[Pair, ...]:
-    """The evaluation pairs whose prompt also occurs in training."""
-    seen = {prompt_key(pair) for pair in train}
-    return tuple(pair for pair in evaluation if prompt_key(pair) in seen)
+def leaked_prompts(train: Iterable[R], evaluation: Iterable[R]) -> tuple[R, ...]:
+    """The evaluation records whose prompt also occurs in training."""
+    seen = {prompt_key(record) for record in train}
+    return tuple(record for record in evaluation if prompt_key(record) in seen)
 
 
 def _held_out(sizes: Counter[str], target: float, seed: int) -> set[str]:

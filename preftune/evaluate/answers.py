@@ -9,7 +9,7 @@ import torch
 
 from preftune.evaluate.measures import Measure, mean, share
 from preftune.models.layout import Group
-from preftune.models.reference import SequenceLogProbs
+from preftune.models.logprobs import CompletionLogProbs
 from preftune.rollout.sample import Completion
 
 KL = "kl"
@@ -32,14 +32,14 @@ def answer_lengths(completions: Sequence[Completion]) -> dict[str, Measure]:
 
 
 def kl_from_reference(
-    policy: Callable[[Sequence[Group]], SequenceLogProbs],
-    reference: Callable[[Sequence[Group]], SequenceLogProbs],
+    policy: Callable[[Sequence[Group]], CompletionLogProbs],
+    reference: Callable[[Sequence[Group]], CompletionLogProbs],
     completions: Sequence[Completion],
     batch_size: int,
 ) -> Measure:
     """Monte-Carlo KL(policy || reference) in nats an answer, over answers drawn from the policy at temperature 1.
 
-    Both give summed log-probs. The k1 estimator of Schulman (2020, "Approximating KL divergence"): the mean of
+    The k1 estimator of Schulman (2020, "Approximating KL divergence"): the mean of
     log pi - log pi_ref.
     """
     usable = [completion for completion in completions if completion.tokens]
@@ -47,7 +47,7 @@ def kl_from_reference(
     for begin in range(0, len(usable), batch_size):
         groups = [Group(c.prompt, (c.tokens,)) for c in usable[begin : begin + batch_size]]
         with torch.no_grad():
-            difference = policy(groups) - reference(groups)
+            difference = policy(groups).sums() - reference(groups).sums()
         ratios += difference.double().cpu().tolist()
     return mean(
         np.asarray(ratios),

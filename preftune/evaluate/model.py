@@ -99,9 +99,7 @@ def examine(
     if completions:
         measures |= answer_lengths(completions)
         if model.frozen is not None:
-            measures[KL] = kl_from_reference(
-                lambda groups: model.engine(groups).sums(), model.frozen.sums, completions, batch_size
-            )
+            measures[KL] = kl_from_reference(model.engine, model.frozen.log_probs, completions, batch_size)
     ids = tuple(pair.id for pair in tokens.pairs)
     return Examined(model.name, measures, scores, ids, len(tokens.dropped), completions)
 

@@ -13,7 +13,7 @@ from preftune.data.batches import by_length
 from preftune.data.tokens import TokenPair
 from preftune.evaluate.measures import Measure, mean, share_of
 from preftune.models.logprobs import LogProbEngine
-from preftune.models.reference import FrozenModel, pair_groups, pair_log_probs
+from preftune.models.reference import FrozenModel, groups_of, item_log_probs
 
 PREFERENCE, RANKING, MARGIN = "preference_accuracy", "ranking_accuracy", "reward_margin"
 
@@ -51,7 +51,7 @@ def score_pairs(
     try:
         for batch in by_length([pair.length for pair in pairs], batch_size):
             with torch.no_grad():
-                sums = engine(pair_groups([pairs[i] for i in batch])).sums()
+                sums = engine(groups_of([pairs[i] for i in batch])).sums()
             log_probs[batch] = sums.view(-1, 2).double().cpu().numpy()
             if progress is not None:
                 progress(len(batch))
@@ -67,7 +67,7 @@ def score_frozen(
     progress: Callable[[int], object] | None = None,
 ) -> PairScores:
     """A frozen model's scores of ``pairs``, in their order."""
-    return PairScores.of(pairs, pair_log_probs(model, pairs, batch_size, progress).double().numpy())
+    return PairScores.of(pairs, item_log_probs(model, pairs, batch_size, progress).double().numpy())
 
 
 def ranking_accuracy(scores: PairScores) -> Measure:

@@ -1,29 +1,43 @@
-"""What a run on pairs reads: the data split by prompt, audited, and as tokens."""
+"""What a run reads: the data split by prompt, and as tokens; what was left out, on file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from preftune.audit.basics import audit_basics
-from preftune.data.read import Reading, fingerprint, read_pairs
-from preftune.data.records import Pair, readable_text
-from preftune.data.settings import DataConfig
+from preftune.data.read import Reading, fingerprint, joined
+from preftune.data.records import Demonstration, Label, Pair, readable_text
 from preftune.data.split import prompt_key, split_by_prompt
-from preftune.data.tokens import Dropped, TemplateRefusal, Tokenized, encode_prompt, tokenize_pairs
+from preftune.data.tokens import (
+    Dropped,
+    TemplateRefusal,
+    TokenDemonstration,
+    Tokenized,
+    TokenLabel,
+    TokenPair,
+    encode_prompt,
+)
 from preftune.durable import write_json
 from preftune.errors import PreftuneError
+from preftune.methods.job import Context
+from preftune.methods.settings import RunConfig
+
+R = TypeVar("R", Pair, Label, Demonstration)
+T = TypeVar("T", TokenPair, TokenLabel, TokenDemonstration)
+Read: TypeAlias = Callable[..., "Reading[R]"]
 
 
 @dataclass(frozen=True)
-class PairData:
-    """Training and held-out pairs, as read."""
+class Data(Generic[R]):
+    """Training and held-out records, as read."""
 
-    reading: Reading
-    train: tuple[Pair, ...]
-    evaluation: tuple[Pair, ...]
+    reading: Reading[R]
+    train: tuple[R, ...]
+    evaluation: tuple[R, ...]
     fingerprint: str
 
 
@@ -36,29 +50,81 @@ class EvalPrompt:
     tokens: list[int]
 
 
-def read_data(config: DataConfig, seed: int, note: Callable[[str], object]) -> PairData:
-    """The pairs of ``config``; rows that cannot be used are noted, by count and commonest reason."""
-    reading = read_pairs(config.data, split=config.split, limit=config.limit)
-    _note_rejected(reading, note)
-    if config.eval_data is None:
-        train, evaluation = split_by_prompt(reading.records, config.eval_fraction, seed)
+def read_data(context: Context[Any], read: Read[R]) -> Data[R]:
+    """The records of the config; rows that cannot be used are noted, by count and commonest reason."""
+    config, note = context.config, context.reporter.note
+    given = context.given
+    reading = read(config.data if given.train is None else given.train, split=config.split, limit=config.limit)
+    _tell(reading, note)
+    evaluation_source = config.eval_data if given.evaluation is None else given.evaluation
+    if evaluation_source is None:
+        train, evaluation = split_by_prompt(reading.records, config.eval_fraction, config.seed)
     else:
-        held_out = read_pairs(config.eval_data, split=config.eval_split)
-        _note_rejected(held_out, note)
+        held_out = read(evaluation_source, split=config.eval_split)
+        _tell(held_out, note)
         train, evaluation = reading.records, held_out.records
-        reading = Reading(reading.records + held_out.records, reading.rejected + held_out.rejected, reading.source)
+        reading = joined((reading, held_out))
     if not train:
-        raise PreftuneError("No pair is left to train on.", where=config.data, mend="Lower --eval_fraction.")
-    return PairData(reading, train, evaluation, fingerprint((*train, *evaluation)))
+        raise PreftuneError("No row is left to train on.", where=config.data, mend="Lower --eval_fraction.")
+    return Data(reading, train, evaluation, fingerprint((*train, *evaluation)))
 
 
-def write_audit(data: PairData, tokens: dict[str, Tokenized], folder: Path) -> dict[str, Any]:
-    """Writes ``audit.json`` and, where rows were left out, ``rejected.jsonl``; gives the audit."""
-    audit = audit_basics(Reading(data.train, data.reading.rejected, data.reading.source), data.evaluation).as_dict()
+def to_tokens(
+    context: Context[Any], data: Data[R], tokenizer: Any, tokenize: Callable[..., Tokenized[T]]
+) -> tuple[Tokenized[T], Tokenized[T]]:
+    """Training and held-out records as tokens, by the config's limits; what was cut or left out is noted."""
+    config, note = context.config, context.reporter.note
+    with context.reporter.progress("tokenising", len(data.train) + len(data.evaluation)) as bar:
+        both = [
+            tokenize(
+                records,
+                tokenizer,
+                max_length=config.max_length,
+                truncation_mode=config.truncation_mode,
+                progress=bar.advance,
+            )
+            for records in (data.train, data.evaluation)
+        ]
+    dropped = [one for tokens in both for one in tokens.dropped]
+    if dropped:
+        note(f"{len(dropped)} rows left out as tokens, the first for {dropped[0].reason}; see rejected.jsonl")
+    prompts, ends = (sum(getattr(tokens, name) for tokens in both) for name in ("prompts_cut", "completions_cut"))
+    if prompts or ends:
+        note(f"max_length {config.max_length} cut the prompt of {prompts} rows and an answer's end of {ends}")
+    return both[0], both[1]
+
+
+def eval_prompts(records: Sequence[Any], tokenizer: Any, config: RunConfig) -> list[EvalPrompt]:
+    """The first different held-out prompts that leave room, as many as the config measures or shows."""
+    found: dict[str, EvalPrompt] = {}
+    for record in records:
+        key = prompt_key(record)
+        if len(found) == max(config.num_samples, config.num_completions):
+            break
+        if key in found or not record.prompt:  # plain text asks nothing
+            continue
+        try:
+            tokens = encode_prompt(record, tokenizer)
+        except TemplateRefusal:  # counted where the records became tokens
+            continue
+        if tokens and (config.max_length is None or len(tokens) <= config.max_length):
+            found[key] = EvalPrompt(record.id, readable_text(record.prompt), tokens)
+    return list(found.values())
+
+
+def write_audit(
+    data: Data[Any], train: Tokenized[Any], held_out: Tokenized[Any], folder: Path, figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes ``audit.json`` and, where rows were left out, ``rejected.jsonl``; gives the audit.
+
+    ``figures`` are those of the data's kind; rows read, used and left out are counted here.
+    """
+    tokens = {"train": train, "evaluation": held_out}
+    audit = dict(figures)
     audit |= {"read": data.reading.read, "train": len(data.train), "evaluation": len(data.evaluation)}
     audit["tokens"] = {name: tokenized.receipt() for name, tokenized in tokens.items()}
     dropped = [one for tokenized in tokens.values() for one in tokenized.dropped]
-    reasons = dict(audit["rejected"])
+    reasons = data.reading.reasons()
     for one in dropped:
         reasons[one.reason] = reasons.get(one.reason, 0) + 1
     audit["rejected"] = reasons
@@ -69,41 +135,15 @@ def write_audit(data: PairData, tokens: dict[str, Tokenized], folder: Path) -> d
     return audit
 
 
-def to_tokens(
-    pairs: tuple[Pair, ...],
-    tokenizer: Any,
-    config: DataConfig,
-    progress: Callable[[int], object] | None = None,
-) -> Tokenized:
-    """The pairs as tokens, by the config's limits."""
-    return tokenize_pairs(
-        pairs,
-        tokenizer,
-        max_length=config.max_length,
-        truncation_mode=config.truncation_mode,
-        progress=progress,
-    )
+def pair_audit(data: Data[Pair]) -> dict[str, Any]:
+    """The audit of the pairs that are trained on."""
+    reading = replace(data.reading, records=data.train)
+    return audit_basics(reading, data.evaluation).as_dict()
 
 
-def eval_prompts(pairs: tuple[Pair, ...], tokenizer: Any, limit: int, longest: int | None) -> list[EvalPrompt]:
-    """The first ``limit`` different held-out prompts of at most ``longest`` tokens."""
-    found: dict[str, EvalPrompt] = {}
-    for pair in pairs:
-        key = prompt_key(pair)
-        if len(found) == limit:
-            break
-        if key in found:
-            continue
-        try:
-            tokens = encode_prompt(pair, tokenizer)
-        except TemplateRefusal:  # counted where the pairs became tokens
-            continue
-        if tokens and (longest is None or len(tokens) <= longest):
-            found[key] = EvalPrompt(pair.id, readable_text(pair.prompt), tokens)
-    return list(found.values())
-
-
-def _note_rejected(reading: Reading, note: Callable[[str], object]) -> None:
+def _tell(reading: Reading[Any], note: Callable[[str], object]) -> None:
+    for text in reading.notes:
+        note(text)
     if reading.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in reading.reasons().items())
         first = reading.rejected[0]
@@ -113,15 +153,13 @@ def _note_rejected(reading: Reading, note: Callable[[str], object]) -> None:
         )
 
 
-def _write_rejected(reading: Reading, dropped: list[Dropped], path: Path) -> None:
+def _write_rejected(reading: Reading[Any], dropped: list[Dropped], path: Path) -> None:
     reading.write_rejected(path)
     if dropped:
-        import json
-
         with path.open("a", encoding="utf-8") as file:
             for one in dropped:
                 row = {
-                    "where": f"pair {one.id}",
+                    "where": f"row {one.id}",
                     "field": None,
                     "reason": one.reason,
                     "mend": one.mend,

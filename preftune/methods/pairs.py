@@ -2,55 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from preftune.data.tokens import TokenPair
-from preftune.models.reference import PairLogProbs, Reference, pair_groups
+from preftune.evaluate.preferences import PairScores
+from preftune.models.layout import Group
+from preftune.models.logprobs import CompletionLogProbs
+from preftune.models.reference import PairLogProbs, Reduction, Reference, groups_of, summed
 from preftune.training.loop import Computed
+
+PairLosses = Float[Tensor, "pairs"]
+
+
+@dataclass(frozen=True)
+class PairValues:
+    """What a loss on pairs may ask for, chosen first: log-probs summed over completion tokens, in nats, and tokens.
+
+    ``reference`` is zero for methods without one. ``chosen_nll`` is the mean over tokens of -log pi of the chosen
+    side: of its completion, or of prompt and completion where the method says so.
+    """
+
+    policy: PairLogProbs
+    reference: PairLogProbs
+    lengths: Float[Tensor, "pairs 2"]
+    chosen_nll: PairLosses
+
+    @property
+    def means(self) -> PairLogProbs:
+        """The policy's mean log-prob a token."""
+        return self.policy / self.lengths
 
 
 @dataclass(frozen=True)
 class PairMethod:
     """What tells one method on pairs from another.
 
-    ``losses(policy, reference)`` takes summed log-probs, chosen and rejected, and gives a loss a pair;
-    ``reward_scale`` times log pi / pi_ref is the implicit reward in the metrics.
+    ``losses(values)`` gives a loss a pair; ``rewards(values)`` the implicit rewards of both sides for the metrics;
+    ``figures(values)`` further metrics, a number a pair. ``reduce`` sums a sequence's log-probs, ``reduction`` names
+    it where it is not the plain sum. ``nll_of_prompt``: the chosen side's likelihood counts its prompt too.
     """
 
     name: str
-    losses: Callable[[PairLogProbs, PairLogProbs], Float[Tensor, "pairs"]]
-    reward_scale: float
+    losses: Callable[[PairValues], PairLosses]
+    rewards: Callable[[PairValues], PairLogProbs]
+    needs_reference: bool = True
+    reduce: Reduction = summed
+    reduction: str = ""
+    nll_of_prompt: bool = False
+    figures: Callable[[PairValues], Mapping[str, PairLosses]] = field(default=lambda values: {})
 
 
-def pair_step(method: PairMethod, reference: Reference) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
+def pair_step(method: PairMethod, reference: Reference | None) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
     """The step the loop runs: forward pass and loss of a micro-batch, with TRL's metrics."""
 
     def compute(module: nn.Module, batch: Sequence[TokenPair]) -> Computed:
-        scores = module(pair_groups(batch))
-        policy = scores.sums().view(-1, 2)
-        frozen = reference.log_probs(batch).to(policy.device)
-        losses = method.losses(policy, frozen)
-        metrics = {name: (values.sum(), len(batch)) for name, values in _figures(policy, frozen, method).items()}
+        scores, chosen_nll = _score_with_prompt(module, batch) if method.nll_of_prompt else _score(module, batch)
+        policy = method.reduce(scores, batch).view(-1, 2)
+        frozen = torch.zeros_like(policy) if reference is None else reference.log_probs(batch).to(policy.device)
+        values = PairValues(policy, frozen, scores.lengths().view(-1, 2), chosen_nll)
+        losses = method.losses(values)
+        metrics = {name: (value.sum(), len(batch)) for name, value in _figures(values, method).items()}
         metrics["entropy"] = (scores.entropy.sum(), scores.entropy.numel())
         return Computed(losses.sum(), len(batch), sum(token_count(pair) for pair in batch), metrics)
 
     return compute
 
 
-def evaluation_figures(
-    method: PairMethod, policy: Float[np.ndarray, "pairs 2"], reference: PairLogProbs
-) -> dict[str, float]:
-    """Means over held-out pairs, by TRL's names with the prefix ``eval_``."""
-    ours = torch.from_numpy(policy).to(torch.float32)
-    figures = {"loss": method.losses(ours, reference)} | _figures(ours, reference, method)
-    return {f"eval_{name}": float(values.mean()) for name, values in figures.items()}
+def evaluation_figures(method: PairMethod, scores: PairScores, reference: PairLogProbs | None) -> dict[str, float]:
+    """Means over held-out pairs, by TRL's names with the prefix ``eval_``; of plain sums over the completions."""
+    policy, lengths = (torch.from_numpy(array).float() for array in (scores.log_probs, scores.lengths))
+    frozen = torch.zeros_like(policy) if reference is None else reference
+    values = PairValues(policy, frozen, lengths, -(policy / lengths)[:, 0])
+    figures = {"loss": method.losses(values)} | _figures(values, method)
+    return {f"eval_{name}": float(value.mean()) for name, value in figures.items()}
 
 
 def token_count(pair: TokenPair) -> int:
@@ -58,14 +87,37 @@ def token_count(pair: TokenPair) -> int:
     return 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
+def _score(module: nn.Module, batch: Sequence[TokenPair]) -> tuple[CompletionLogProbs, PairLosses]:
+    scores: CompletionLogProbs = module(groups_of(batch))
+    return scores, -(scores.sums() / scores.lengths()).view(-1, 2)[:, 0]
+
+
+def _score_with_prompt(module: nn.Module, batch: Sequence[TokenPair]) -> tuple[CompletionLogProbs, PairLosses]:
+    """All tokens after a prompt's first are scored: the prompt is then part of both sequences and is not shared."""
+    groups = [
+        Group(pair.prompt[:1].tolist(), tuple([*pair.prompt[1:].tolist(), *one.tolist()] for one in pair.completions))
+        for pair in batch
+    ]
+    whole: CompletionLogProbs = module(groups)
+    chosen_nll = -(whole.sums() / whole.lengths()).view(-1, 2)[:, 0]
+    counts = [
+        is_completion
+        for pair in batch
+        for one in pair.completions
+        for is_completion in (*[False] * (len(pair.prompt) - 1), *[True] * len(one))
+    ]
+    return whole.where(torch.tensor(counts)), chosen_nll
+
+
 @torch.no_grad()
-def _figures(policy: PairLogProbs, reference: PairLogProbs, method: PairMethod) -> dict[str, Any]:
-    chosen, rejected = (method.reward_scale * (policy - reference)).unbind(1)
+def _figures(values: PairValues, method: PairMethod) -> dict[str, Tensor]:
+    chosen, rejected = method.rewards(values).unbind(1)
     return {
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": (chosen > rejected).float(),
-        "logps/chosen": policy[:, 0],
-        "logps/rejected": policy[:, 1],
+        "logps/chosen": values.policy[:, 0],
+        "logps/rejected": values.policy[:, 1],
+        **method.figures(values),
     }

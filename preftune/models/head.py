@@ -39,7 +39,7 @@ class Head:
 
 def find_head(model: nn.Module) -> Head | None:
     """The model's head where it is a plain matrix with the known extras; None for anything else."""
-    module = model.get_output_embeddings()  # type: ignore[operator]
+    module = _in_effect(model.get_output_embeddings())  # type: ignore[operator]
     if type(module) is not nn.Linear:
         return None
     config: Any = model.config
@@ -47,6 +47,14 @@ def find_head(model: nn.Module) -> Head | None:
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     return Head(module, float(scale) / float(divisor), getattr(config, "final_logit_softcapping", None))
+
+
+def _in_effect(module: Any) -> Any:
+    """Of a module that peft trains whole (``modules_to_save``) its copy, or the original while adapters are off."""
+    if not hasattr(module, "modules_to_save") or not hasattr(module, "original_module"):
+        return module
+    is_off = module.disable_adapters or not module.active_adapters
+    return module.original_module if is_off else module.modules_to_save[module.active_adapters[0]]
 
 
 class _ChunkedLogProbs(torch.autograd.Function):

@@ -3,7 +3,7 @@
 A *group* is a prompt with its completions (two for a preference pair). Shared, it becomes one segment
 ``[prompt | completion 1 | completion 2 ...]`` in which every completion sees the prompt and itself only, at
 the positions it would have alone; so the prompt is computed once. A completion's last token is predicted but
-predicts nothing, and is therefore no input.
+predicts nothing, and is therefore no input; where sequences are scored it is the one that is read, and is kept.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Layout:
 
     ``input_ids`` and ``position_ids`` are (rows, tokens); ``predicted_from`` holds, for each completion token
     of each sequence in order, the flat index of the hidden state that predicts it; ``targets`` is that token,
-    ``sequence`` the sequence it belongs to (group by group, completion by completion).
+    ``sequence`` the sequence it belongs to (group by group, completion by completion). ``last`` is the flat index
+    of each sequence's last token that is an input.
     """
 
     input_ids: Int[Tensor, "rows tokens"]
@@ -75,6 +76,7 @@ class Layout:
     predicted_from: Int[Tensor, "targets"]
     targets: Int[Tensor, "targets"]
     sequence: Int[Tensor, "targets"]
+    last: Int[Tensor, "sequences"]
     n_sequences: int
 
     def attention_mask(self) -> Int[Tensor, "rows tokens"]:
@@ -94,13 +96,17 @@ class Layout:
         return mask[:, None]
 
 
-def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, pad_id: int = 0) -> Layout:
+def lay_out(
+    groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, pad_id: int = 0, keep_last: bool = False
+) -> Layout:
     """The layout of ``groups``: prompts shared or repeated, rows padded or packed end to end into one.
 
-    Raises ``PreftuneError`` for a prompt or completion without tokens: without the one nothing predicts the
-    completion's first token, without the other there is nothing to predict.
+    ``keep_last`` makes the completions' last tokens inputs too. Raises ``PreftuneError`` for a prompt or completion
+    without tokens: without the one nothing predicts the completion's first token, without the other there is
+    nothing to predict.
     """
     _refuse_empty(groups)
+    dropped = 0 if keep_last else 1
     pieces: list[list[int]] = []
     positions: list[list[int]] = []
     shapes: list[tuple[int, tuple[int, ...]]] = []
@@ -112,11 +118,11 @@ def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, p
             ids, position, where = list(group.prompt), list(range(len(group.prompt))), []
             for completion in completions:
                 where.append((len(ids), len(completion)))
-                ids += completion[:-1]
-                position += range(len(group.prompt), len(group.prompt) + len(completion) - 1)
+                ids += completion[: len(completion) - dropped]
+                position += range(len(group.prompt), len(group.prompt) + len(completion) - dropped)
             pieces.append(ids)
             positions.append(position)
-            shapes.append((len(group.prompt), tuple(length - 1 for _, length in where)))
+            shapes.append((len(group.prompt), tuple(length - dropped for _, length in where)))
             offsets.append(where)
     rows, starts, width = _place(pieces, pad_to_rows)
     segments = tuple(
@@ -124,11 +130,13 @@ def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, p
         for row, start, (prompt, completions) in zip(rows, starts, shapes, strict=True)
     )
     predicted_from: list[int] = []
+    last: list[int] = []
     for segment, where in zip(segments, offsets, strict=True):
         base = segment.row * width + segment.start
         for first, length in where:
             predicted_from.append(base + segment.prompt - 1)
             predicted_from += range(base + first, base + first + length - 1)
+            last.append(base + first + length - 1 if keep_last else predicted_from[-1])
     sequences = [completion for group in groups for completion in group.completions]
     return Layout(
         input_ids=_fill(pieces, segments, width, pad_id),
@@ -137,6 +145,7 @@ def lay_out(groups: Sequence[Group], *, share_prompt: bool, pad_to_rows: bool, p
         predicted_from=torch.tensor(predicted_from),
         targets=torch.tensor([token for completion in sequences for token in completion]),
         sequence=torch.repeat_interleave(torch.tensor([len(completion) for completion in sequences])),
+        last=torch.tensor(last),
         n_sequences=len(sequences),
     )
 

@@ -18,15 +18,17 @@ from torch import Tensor, nn
 def make_lean(model: nn.Module) -> int:
     """Replaces what can be replaced in ``model``; the number of modules replaced."""
     replaced = 0
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for module in model.modules():
-        lean = _lean_forward(module)
+        lean = _lean_forward(module, dtype)
         if lean is not None:
             module.forward = lean  # type: ignore[method-assign]
             replaced += 1
     return replaced
 
 
-def _lean_forward(module: nn.Module) -> Any:
+def _lean_forward(module: nn.Module, dtype: torch.dtype) -> Any:
+    """The leaner forward pass, or None; ``dtype`` is the input's where all of the module's weights are quantised."""
     if "forward" in vars(module):
         return None
     if type(module).__name__.endswith("RMSNorm") and set(dict(module.named_parameters())) == {"weight"}:
@@ -38,7 +40,7 @@ def _lean_forward(module: nn.Module) -> Any:
         width = getattr(module.gate_proj, "in_features", 0)
     else:
         return None
-    return lean if lean is not None and width and _agrees(module, lean, width) else None
+    return lean if lean is not None and width and _agrees(module, lean, width, dtype) else None
 
 
 def _is_silu(function: Any) -> bool:
@@ -46,10 +48,10 @@ def _is_silu(function: Any) -> bool:
 
 
 @torch.no_grad()
-def _agrees(module: nn.Module, lean: Any, width: Any) -> bool:
-    reference = next(module.parameters())
+def _agrees(module: nn.Module, lean: Any, width: Any, dtype: torch.dtype) -> bool:
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 3, width, generator=draw).to(device=reference.device, dtype=reference.dtype)
+    x = torch.randn(1, 3, width, generator=draw).to(device=next(module.parameters()).device, dtype=dtype)
     try:
         return torch.allclose(lean(x), module.forward(x), rtol=1e-5, atol=1e-6)
     except (RuntimeError, TypeError):

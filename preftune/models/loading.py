@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from preftune.errors import PreftuneError
+from preftune.models.adapters import attach_adapter, is_adapter, saved_adapter
 from preftune.models.cache import cache_folder
+from preftune.models.quantised import quantisation_arguments, settle
 from preftune.models.settings import ModelConfig
 
 
@@ -23,7 +25,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     source = config.tokenizer or _tokenizer_source(config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            _resolve(source), revision=config.revision, trust_remote_code=config.trust_remote_code
+            resolve_source(source), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         raise PreftuneError(
@@ -44,10 +46,10 @@ def load_model(config: ModelConfig, device: torch.device, *, trainable_adapter: 
     An adapter folder gives the base model with its adapter, frozen unless ``trainable_adapter``. Raises
     ``PreftuneError`` for what is not there or is no causal language model.
     """
-    is_adapter = (Path(config.model) / "adapter_config.json").is_file()
-    model = _load_with_adapter(config, trainable_adapter) if is_adapter else _load_plain(config, config.model)
+    has_adapter = is_adapter(config.model)
+    model = _load_with_adapter(config, trainable_adapter) if has_adapter else _load_plain(config, config.model)
     if config.disable_dropout:
-        _disable_dropout(model)
+        disable_dropout(model)
     return model.to(device).eval()
 
 
@@ -97,61 +99,68 @@ def convert_gguf(file: Path) -> Path:
 def _load_plain(config: ModelConfig, source: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
-    place = _resolve(source)
+    place = resolve_source(source)
     _require_causal(place, config)
+    return load_weights(AutoModelForCausalLM, place, config)[0]
+
+
+def load_weights(auto_class: Any, place: str, config: ModelConfig, **settings: Any) -> tuple[Any, list[str]]:
+    """What ``auto_class`` makes of the folder or hub name ``place``, in its training precision; safetensors only.
+
+    The names are of weights that were not there and are new.
+    """
     extra = {} if config.attn_implementation is None else {"attn_implementation": config.attn_implementation}
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    dtype = weight_dtype(config, device)
+    if getattr(find_config(place, config), "quantization_config", None) is None:  # else it is stored quantised
+        extra |= quantisation_arguments(config, device, dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model, loaded = auto_class.from_pretrained(
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,  # never a pickle
-            dtype=weight_dtype(config, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            dtype=dtype,
+            output_loading_info=True,
             **extra,
+            **settings,
         )
-    except (OSError, ValueError, KeyError) as error:
+        return settle(model), sorted(loaded["missing_keys"])
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise PreftuneError(
             f"The model cannot be loaded ({_first_line(error)}).",
-            where=source,
-            mend="It must be a causal language model that transformers loads, saved as safetensors.",
+            where=place,
+            mend="It must be a model that transformers loads, saved as safetensors.",
         ) from error
 
 
 def _load_with_adapter(config: ModelConfig, trainable: bool) -> nn.Module:
-    from peft import PeftConfig, PeftModel
+    folder = Path(config.model).expanduser()
+    adapter = saved_adapter(folder)
+    if adapter.task_type == "SEQ_CLS":
+        raise _reward_model("The adapter", config.model, f"its base, {adapter.base_model_name_or_path}")
+    require_base(adapter.base_model_name_or_path, config)
+    model = _load_plain(config, adapter.base_model_name_or_path)
+    return attach_adapter(model, folder, trainable=trainable)
 
-    folder = Path(config.model)
-    if not (folder / "adapter_model.safetensors").is_file():  # peft would fall back on a pickle
-        raise PreftuneError(
-            "The adapter's weights are not saved as safetensors.",
-            where=str(folder),
-            mend="Save it again with peft's save_pretrained.",
-        )
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    if not base:
-        raise PreftuneError("The adapter does not say what model it belongs to.", where=str(folder))
-    model = _load_plain(config, base)
-    return PeftModel.from_pretrained(
-        model,
-        folder,
-        is_trainable=trainable,
-        autocast_adapter_dtype=False,
-    )
+
+def require_base(base: str, config: ModelConfig) -> None:
+    """Raises where the model is not there that the adapter folder ``config.model`` names as its ``base``."""
+    try:
+        find_config(resolve_source(base), config)
+    except PreftuneError as error:
+        mend = "Put it there, or set base_model_name_or_path in adapter_config.json to where it is now."
+        if Path(base).parent == cache_folder("gguf"):
+            mend = f"It was made from {Path(base).name.rpartition('-')[0]}.gguf, and is again when that file is loaded."
+        what = f"The adapter's base model is not there: {base}."
+        raise PreftuneError(what, where=config.model, mend=mend) from error
 
 
 def _require_causal(place: str, config: ModelConfig) -> None:
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    try:
-        found = AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise PreftuneError(
-            f"No model is found here ({_first_line(error)}).",
-            where=config.model,
-            mend="Give a model folder, an adapter folder, a GGUF file or a hub name (which needs the network).",
-        ) from error
-    names = [name for name in (getattr(found, "architectures", None) or []) if name]
+    found = find_config(place, config)
+    names = architectures(found)
     is_remote = bool(getattr(found, "auto_map", None)) and config.trust_remote_code
     is_known = found.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or is_remote
     says_other = names and not any(
@@ -159,6 +168,8 @@ def _require_causal(place: str, config: ModelConfig) -> None:
     )
     if getattr(found, "is_encoder_decoder", False) or not is_known or says_other:
         what = names[0] if names else found.model_type
+        if "SequenceClassification" in what and found.num_labels == 1:
+            raise _reward_model(what, config.model, "the language model it was made from")
         raise PreftuneError(
             f"{what} is not a causal language model.",
             where=config.model,
@@ -166,7 +177,34 @@ def _require_causal(place: str, config: ModelConfig) -> None:
         )
 
 
-def _resolve(source: str) -> str:
+def _reward_model(what: str, where: str, instead: str) -> PreftuneError:
+    return PreftuneError(
+        f"{what} is not a causal language model but a reward model: it scores answers and writes none.",
+        where=where,
+        mend=f"Give {instead}; answers are scored with a reward model by preftune.rewards.score.",
+    )
+
+
+def find_config(place: str, config: ModelConfig) -> Any:
+    """transformers' config of the folder or hub name ``place``."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise PreftuneError(
+            f"No model is found here ({_first_line(error)}).",
+            where=config.model,
+            mend="Give a model folder, an adapter folder, a GGUF file or a hub name (which needs the network).",
+        ) from error
+
+
+def architectures(found: Any) -> list[str]:
+    """The class names that a config says its weights were saved from."""
+    return [name for name in (getattr(found, "architectures", None) or []) if name]
+
+
+def resolve_source(source: str) -> str:
     """The folder to load: of a GGUF file its converted copy, of an adapter itself; hub names stay."""
     path = Path(source).expanduser()
     if source.endswith(".gguf"):
@@ -199,7 +237,7 @@ def _read_template(path: Path) -> str:
         raise PreftuneError(f"The chat template cannot be read ({error.strerror}).", where=str(path)) from error
 
 
-def _disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> None:
     """Of dropout modules, and of the rates that OPT and others hand to the function."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,38 +17,63 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from preftune.data.batches import by_length
-from preftune.data.tokens import TokenPair, fingerprint_tokens
+from preftune.data.tokens import TokenIds, fingerprint_tokens
 from preftune.durable import write_file
 from preftune.errors import PreftuneError
 from preftune.models.cache import cache_folder
 from preftune.models.layout import Group
-from preftune.models.logprobs import LogProbEngine, causal_model
+from preftune.models.logprobs import CompletionLogProbs, LogProbEngine, causal_model
 from preftune.models.weights import all_parameters, fingerprint_weights, frozen_parameters
 
-PairLogProbs = Float[Tensor, "pairs 2"]  # chosen, rejected: sums over completion tokens, in nats
 SequenceLogProbs = Float[Tensor, "sequences"]
+ItemLogProbs = Float[Tensor, "items completions"]  # sums over completion tokens, in nats
+PairLogProbs = Float[Tensor, "pairs 2"]  # the same of pairs: chosen, rejected
+
+
+class Item(Protocol):
+    """A prompt with the completions that are scored, as tokens; such as a pair."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def prompt(self) -> TokenIds: ...
+
+    @property
+    def completions(self) -> tuple[TokenIds, ...]: ...
+
+    @property
+    def length(self) -> int: ...
+
+
+Reduction: TypeAlias = Callable[[CompletionLogProbs, Sequence[Any]], SequenceLogProbs]
+
+
+def summed(scores: CompletionLogProbs, items: Sequence[Any]) -> SequenceLogProbs:
+    """The usual reduction: log p(completion | prompt), every token counting once."""
+    return scores.sums()
 
 
 @dataclass(frozen=True)
 class FrozenModel:
     """A policy that is not trained; ``kind`` says how.
 
-    ``sums(groups)`` are its log-probs, ``fingerprint()`` hashes its weights, ``lend()`` gives the model itself to
-    generate with, for as long as the block lasts.
+    ``log_probs(groups)`` are its log-probs, ``fingerprint()`` hashes its weights, ``lend()`` gives the model itself
+    to generate with, for as long as the block lasts.
     """
 
     kind: str
-    sums: Callable[[Sequence[Group]], SequenceLogProbs]
+    log_probs: Callable[[Sequence[Group]], CompletionLogProbs]
     fingerprint: Callable[[], str]
     lend: Callable[[], AbstractContextManager[nn.Module]]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The log-probs of pairs under a frozen policy; ``fingerprint()`` hashes what they depend on."""
+    """The log-probs of items under a frozen policy; ``fingerprint()`` hashes what they depend on."""
 
     kind: str
-    log_probs: Callable[[Sequence[TokenPair]], PairLogProbs]
+    log_probs: Callable[[Sequence[Any]], ItemLogProbs]
     fingerprint: Callable[[], str]
 
 
@@ -81,9 +106,9 @@ class ReferenceGuard:
         }
 
 
-def pair_groups(pairs: Sequence[TokenPair]) -> list[Group]:
-    """The pairs as groups of one prompt and two completions, chosen first."""
-    return [Group(p.prompt.tolist(), (p.chosen.tolist(), p.rejected.tolist())) for p in pairs]
+def groups_of(items: Sequence[Item]) -> list[Group]:
+    """The items as the engine takes them."""
+    return [Group(item.prompt.tolist(), tuple(one.tolist() for one in item.completions)) for item in items]
 
 
 def adapter_off(engine: LogProbEngine) -> FrozenModel:
@@ -94,11 +119,11 @@ def adapter_off(engine: LogProbEngine) -> FrozenModel:
         with engine.model.disable_adapter():  # type: ignore[operator]
             yield engine.model
 
-    def sums(groups: Sequence[Group]) -> SequenceLogProbs:
+    def log_probs(groups: Sequence[Group]) -> CompletionLogProbs:
         with lend():
-            return _sums(engine, groups)
+            return _without_gradient(engine, groups)
 
-    return FrozenModel("adapter switched off", sums, _fingerprint_of(engine, frozen_parameters), lend)
+    return FrozenModel("adapter switched off", log_probs, _fingerprint_of(engine, frozen_parameters), lend)
 
 
 def separate_model(engine: LogProbEngine) -> FrozenModel:
@@ -115,42 +140,43 @@ def starting_weights(engine: LogProbEngine) -> FrozenModel:
 def _as_it_is(kind: str, engine: LogProbEngine) -> FrozenModel:
     return FrozenModel(
         kind,
-        lambda groups: _sums(engine, groups),
+        lambda groups: _without_gradient(engine, groups),
         _fingerprint_of(engine, all_parameters),
         lambda: nullcontext(engine.model),
     )
 
 
-def live(model: FrozenModel) -> Reference:
+def live(model: FrozenModel, reduce: Reduction = summed) -> Reference:
     """``model`` asked anew for every batch."""
-    return Reference(model.kind, lambda pairs: model.sums(pair_groups(pairs)).view(-1, 2), model.fingerprint)
+    return Reference(model.kind, lambda items: _of_items(model, items, reduce), model.fingerprint)
 
 
 def computed_once(
     model: FrozenModel,
-    pairs: Sequence[TokenPair],
+    items: Sequence[Item],
     *,
     batch_size: int,
     key: str,
+    reduce: Reduction = summed,
     progress: Callable[[int], object] | None = None,
 ) -> Reference:
-    """``model``'s log-probs of ``pairs``, computed now or read from the cache; the model is then not needed.
+    """``model``'s log-probs of ``items``, computed now or read from the cache; the model is then not needed.
 
-    The cache is keyed by every token of the pairs (so by data, tokenizer, template and truncation), the
-    model's weights and ``key`` (precision and path). Asking for another pair is a ``KeyError``.
+    The cache is keyed by every token of the items (so by data, tokenizer, template and truncation), the model's
+    weights and ``key`` (precision, path, reduction). Asking for another item is a ``KeyError``.
     """
-    identity = "\n".join([fingerprint_tokens(pairs), model.fingerprint(), key])
+    identity = "\n".join([fingerprint_tokens(items), model.fingerprint(), key])  # type: ignore[arg-type]
     file = cache_folder("reference") / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
-    found = _read_table(file, len(pairs))
-    table = pair_log_probs(model, pairs, batch_size, progress) if found is None else found
+    found = _read_table(file, len(items))
+    table = item_log_probs(model, items, batch_size, progress, reduce) if found is None else found
     if found is None:
         write_file(file, save({"log_probs": table}))
     elif progress is not None:
-        progress(len(pairs))
-    place = {_content(pair): number for number, pair in enumerate(pairs)}
+        progress(len(items))
+    place = {_content(item): number for number, item in enumerate(items)}
 
-    def log_probs(asked: Sequence[TokenPair]) -> PairLogProbs:
-        return table[torch.tensor([place[_content(pair)] for pair in asked], dtype=torch.long)]
+    def log_probs(asked: Sequence[Item]) -> ItemLogProbs:
+        return table[torch.tensor([place[_content(item)] for item in asked], dtype=torch.long)]
 
     return Reference(
         f"log-probs computed once, {model.kind}",
@@ -159,20 +185,24 @@ def computed_once(
     )
 
 
-def pair_log_probs(
+def item_log_probs(
     model: FrozenModel,
-    pairs: Sequence[TokenPair],
+    items: Sequence[Item],
     batch_size: int,
     progress: Callable[[int], object] | None = None,
-) -> PairLogProbs:
-    """``model``'s log-probs of ``pairs``, in their order, on the CPU in float32; batches are of like length."""
-    table = torch.empty(len(pairs), 2)
-    for batch in by_length([pair.length for pair in pairs], batch_size):
-        sums = model.sums(pair_groups([pairs[i] for i in batch]))
-        table[torch.tensor(batch)] = sums.view(-1, 2).float().cpu()
+    reduce: Reduction = summed,
+) -> ItemLogProbs:
+    """``model``'s log-probs of ``items``, in their order, on the CPU in float32; batches are of like length."""
+    table = torch.empty(len(items), len(items[0].completions) if items else 2)
+    for batch in by_length([item.length for item in items], batch_size):
+        table[torch.tensor(batch)] = _of_items(model, [items[i] for i in batch], reduce).float().cpu()
         if progress is not None:
             progress(len(batch))
     return table
+
+
+def _of_items(model: FrozenModel, items: Sequence[Item], reduce: Reduction) -> ItemLogProbs:
+    return reduce(model.log_probs(groups_of(items)), items).view(len(items), -1)
 
 
 def _fingerprint_of(
@@ -185,24 +215,24 @@ def _fingerprint_of(
     return lambda: fingerprint_weights([(settings, torch.empty(0)), *tensors(engine.model)])
 
 
-def _sums(engine: LogProbEngine, groups: Sequence[Group]) -> SequenceLogProbs:
+def _without_gradient(engine: LogProbEngine, groups: Sequence[Group]) -> CompletionLogProbs:
     was_training = engine.training
     engine.eval()
     try:
         with torch.no_grad():
-            return engine(groups).sums()
+            return engine(groups)
     finally:
         engine.train(was_training)
 
 
-def _content(pair: TokenPair) -> tuple[bytes, bytes, bytes]:
-    """What tells pairs apart: their ids may repeat in the data."""
-    return pair.prompt.tobytes(), pair.chosen.tobytes(), pair.rejected.tobytes()
+def _content(item: Item) -> tuple[bytes, ...]:
+    """What tells items apart: their ids may repeat in the data."""
+    return (item.prompt.tobytes(), *(one.tobytes() for one in item.completions))
 
 
-def _read_table(file: Path, n: int) -> PairLogProbs | None:
+def _read_table(file: Path, n: int) -> ItemLogProbs | None:
     try:
         table = load_file(file)["log_probs"]
     except (OSError, SafetensorError, KeyError):
         return None
-    return table if table.shape == (n, 2) else None
+    return table if table.ndim == 2 and len(table) == n else None

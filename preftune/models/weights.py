@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -28,14 +28,36 @@ def fingerprint_weights(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def frozen_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters that are not trained, and buffers, by name."""
+    """Parameters that are not trained, with the scales of quantised ones, and buffers, by name."""
     named = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
-    return named + list(module.named_buffers())
+    return [*_with_scales(named), *module.named_buffers()]
 
 
 def all_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Every parameter and buffer by name."""
-    return [*module.named_parameters(), *module.named_buffers()]
+    """Every parameter, with the scales of quantised ones, and buffer by name."""
+    return [*_with_scales(module.named_parameters()), *module.named_buffers()]
+
+
+def count_weights(module: nn.Module) -> tuple[int, int]:
+    """How many numbers are trained, and how many there are; a byte of 4-bit weights holds two."""
+    trained = whole = 0
+    for parameter in module.parameters():
+        state = getattr(parameter, "quant_state", None)
+        n = parameter.numel() if state is None else state.shape.numel()
+        trained, whole = trained + n * parameter.requires_grad, whole + n
+    return trained, whole
+
+
+def _with_scales(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters, and after a quantised one what bitsandbytes keeps beside it: without it, it is no weight."""
+    for name, parameter in parameters:
+        yield name, parameter
+        state = getattr(parameter, "quant_state", None)  # 4 bits
+        if state is not None:
+            yield from ((f"{name}.{key}", value) for key, value in state.as_dict(packed=True).items())
+        scales = getattr(parameter, "SCB", None)  # 8 bits
+        if scales is not None:
+            yield f"{name}.SCB", scales
 
 
 def _sums(tensor: Tensor) -> Tensor:

@@ -29,12 +29,20 @@ MOST_NON_FINITE_IN_A_ROW = 5
 
 @dataclass(frozen=True)
 class Computed:
-    """What a step makes of one micro-batch: the loss summed over its items, and figures as (sum, weight)."""
+    """What a step makes of one micro-batch: the loss summed over its items, and figures as (sum, weight).
+
+    ``weight`` is what the sum is to be divided by for the mean: the items, unless it is said to be their tokens.
+    """
 
     loss_sum: Tensor
     items: int
     tokens: int
     metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
+    weight: float | None = None
+
+    @property
+    def mean_over(self) -> float:
+        return self.items if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,15 @@ class Work(Generic[Batch]):
     """What is trained and how a step is computed; steps are counted from 0.
 
     ``micro_batches(step)`` gives this process's part of a step, ``items(step)`` the items of the step over all
-    processes: each item weighs the same, however the step is cut into micro-batches. ``compute(module, batch)``
-    runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be equal when resumed.
+    processes, or what else the loss is a mean over: each weighs the same, however the step is cut.
+    ``compute(module, batch)`` runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be
+    equal when resumed.
     ``largest`` is the micro-batch that takes the most memory; it is computed once after the first step.
     """
 
     module: nn.Module
     micro_batches: Callable[[int], Sequence[Batch]]
-    items: Callable[[int], int]
+    items: Callable[[int], float]
     compute: Callable[[nn.Module, Batch], Computed]
     name: Callable[[Batch], str]
     evaluate: Callable[[int], Mapping[str, float]]
@@ -181,12 +190,12 @@ def _take_step(
         optimizer.step_with(learning_rate, min(clip, 1.0))
         state.nan_in_a_row = 0
         for computed in made:
-            state.averages.add({"loss": (computed.loss_sum, computed.items), **computed.metrics})
+            state.averages.add({"loss": (computed.loss_sum, computed.mean_over), **computed.metrics})
         state.averages.add({"grad_norm": (norm, 1.0)})
     else:
         _skip(work, batches, optimizer, state, watch)
     state.learning_rate = learning_rate
-    loss = sum(float(computed.loss_sum) for computed in made) / sum(computed.items for computed in made)
+    loss = sum(float(computed.loss_sum) for computed in made) / sum(computed.mean_over for computed in made)
     watch.on_step(state.step + 1, {"loss": loss})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class TrainingConfig(BaseModel):
@@ -13,37 +13,56 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    output_dir: str = Field(description="Folder of the run; must not hold one already, unless resumed.")
-    resume: bool = Field(False, description="Go on from the newest valid checkpoint in output_dir.")
-    seed: int = Field(42, description="Seed of the data order and of everything drawn.")
+    output_dir: str = Field(
+        default="trainer_output",
+        description="Folder of the run; must not hold one already, unless resumed.",
+        json_schema_extra={"needed": True},
+    )
+    resume: bool = Field(default=False, description="Go on from the newest valid checkpoint in output_dir.")
+    seed: int = Field(default=42, description="Seed of the data order and of everything drawn.")
 
-    per_device_train_batch_size: int = Field(4, ge=1, description="Pairs computed at once.")
-    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs computed at once without gradients.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-batches to an optimiser step.")
-    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training pairs.")
-    max_steps: int = Field(-1, ge=-1, description="Optimiser steps; above 0 it overrides num_train_epochs.")
+    per_device_train_batch_size: int = Field(default=4, ge=1, description="Pairs computed at once.")
+    per_device_eval_batch_size: int = Field(default=8, ge=1, description="Pairs computed at once without gradients.")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Micro-batches to an optimiser step.")
+    num_train_epochs: float = Field(default=1.0, gt=0, description="Passes over the training pairs.")
+    max_steps: int = Field(default=-1, ge=-1, description="Optimiser steps; above 0 it overrides num_train_epochs.")
 
-    learning_rate: float | None = Field(None, gt=0, description="Peak; unset: 1e-6, with LoRA 1e-5.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay, not on norms and biases.")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay.")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second-moment decay.")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0: never.")
-    lr_scheduler_type: str = Field("linear", description="Any schedule of transformers.get_scheduler.")
-    lr_scheduler_kwargs: dict[str, Any] | None = Field(None, description="Further arguments of the schedule.")
-    warmup_steps: float = Field(0, ge=0, description="Steps of warm-up; below 1 a share of all steps.")
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Warm-up as a share of all steps.")
-    optim: Literal["adamw_torch", "adamw_torch_fused"] = Field("adamw_torch_fused", description="Both are fused AdamW.")
-    gradient_checkpointing: bool = Field(False, description="Compute activations twice to keep fewer of them.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak; unset: the method's own, larger with LoRA."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay, not on norms and biases.")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's first-moment decay.")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's second-moment decay.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="Gradients are scaled down to this norm; 0: never.")
+    lr_scheduler_type: str = Field(default="linear", description="Any schedule of transformers.get_scheduler.")
+    lr_scheduler_kwargs: dict[str, Any] | None = Field(default=None, description="Further arguments of the schedule.")
+    warmup_steps: float = Field(default=0, ge=0, description="Steps of warm-up; below 1 a share of all steps.")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="Warm-up as a share of all steps.")
+    optim: Literal["adamw_torch", "adamw_torch_fused"] = Field(
+        default="adamw_torch_fused", description="Both are fused AdamW."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations twice to keep fewer of them.")
 
-    logging_steps: int = Field(10, ge=1, description="Steps between lines of metrics.jsonl.")
-    eval_strategy: Literal["no", "steps", "epoch"] = Field("steps", description="When held-out pairs are measured.")
-    eval_steps: float | None = Field(None, gt=0, description="Steps between evaluations; unset: a quarter of the run.")
-    save_strategy: Literal["no", "steps", "epoch"] = Field("steps", description="When checkpoints are written.")
-    save_steps: float = Field(500, gt=0, description="Steps between checkpoints; below 1 a share of all steps.")
-    save_total_limit: int | None = Field(2, ge=1, description="Checkpoints kept.")
-    report_to: tuple[str, ...] = Field((), description="Trackers accelerate knows: tensorboard, wandb, trackio ...")
-    run_name: str | None = Field(None, description="Name of the run for trackers.")
+    logging_steps: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
+    eval_strategy: Literal["no", "steps", "epoch"] = Field(
+        default="steps", description="When held-out pairs are measured."
+    )
+    eval_steps: float | None = Field(
+        default=None, gt=0, description="Steps between evaluations; unset: a quarter of the run."
+    )
+    save_strategy: Literal["no", "steps", "epoch"] = Field(default="steps", description="When checkpoints are written.")
+    save_steps: float = Field(default=500, gt=0, description="Steps between checkpoints; below 1 a share of all steps.")
+    save_total_limit: int | None = Field(default=2, ge=1, description="Checkpoints kept.")
+    report_to: tuple[str, ...] = Field(
+        default=(), description="Trackers accelerate knows: tensorboard, wandb, trackio ..."
+    )
+    run_name: str | None = Field(default=None, description="Name of the run for trackers.")
+
+    @field_validator("report_to")
+    @classmethod
+    def _none_is_nothing(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return () if names == ("none",) else names
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run."""

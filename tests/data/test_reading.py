@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -6,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from preftune.data.read import fingerprint, read_pairs
-from preftune.data.records import Pair
+from preftune.data.read import Reading, fingerprint, read_demonstrations, read_labels, read_pairs
+from preftune.data.records import Demonstration, Label, Pair
 from preftune.errors import PreftuneError
 
 GOOD = {"prompt": "q", "chosen": "yes", "rejected": "no"}
@@ -80,6 +81,60 @@ def test_ten_thousand_mangled_rows_lose_nothing_and_stop_nothing(tmp_path: Path)
     reading.write_rejected(tmp_path / "rejected.jsonl")
     for pair in reading.records:
         json.dumps(pair.as_row(), ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("read", [read_pairs, read_labels, read_demonstrations])
+def test_mangled_rows_of_all_kinds_are_records_or_reported(
+    tmp_path: Path, read: Callable[[object], Reading[Any]]
+) -> None:
+    rng = random.Random(0)
+    lines = []
+    for number in range(2_000):
+        row = rng.choice(KINDS[read])(number)
+        is_whole = rng.random() < 0.3
+        mutation = whole if is_whole else rng.choice(MUTATIONS)
+        lines.append(mutation(row, rng).replace(b"\n", b" "))
+    path = tmp_path / "mangled.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    reading = read(path)
+    assert reading.read == sum(bool(line.removeprefix(b"\xef\xbb\xbf").strip()) for line in lines)
+    assert reading.used_rows is not None and reading.used_rows + len(reading.rejected) == reading.read
+    assert len(reading.reasons()) >= 8 and len(reading.records) >= 500
+    assert len({row.where for row in reading.rejected}) == len(reading.rejected)
+    for record in reading.records:
+        json.dumps(record.as_row(), ensure_ascii=False, allow_nan=False).encode()
+    assert len(fingerprint(reading.records)) == 64
+
+
+def test_the_fingerprint_of_pairs_is_the_one_of_earlier_runs_and_labels_count() -> None:
+    pair = Pair(**GOOD, confidence=0.5)
+    row = GOOD | {"confidence": 0.5, "margin": None}
+    assert fingerprint([pair]) == hashlib.sha256(json.dumps(row, sort_keys=True).encode() + b"\n").hexdigest()
+    answers = {"prompt": "q", "completion": "yes"}
+    records = [Label(**answers, label=True), Label(**answers, label=False), Demonstration(**answers)]
+    assert len({fingerprint([record]) for record in records}) == 3
+
+
+def whole(row: dict[str, Any], rng: random.Random) -> bytes:
+    return json.dumps(row).encode()
+
+
+def good_label(number: int) -> dict[str, Any]:
+    label = (True, False, 1, 0, -1, "true")[number % 6]
+    if number % 2:
+        return {"id": str(number), "prompt": f"q {number}", "completion": "yes", "label": label}
+    turns = [{"role": "user", "content": f"q {number}"}, {"role": "assistant", "content": "yes"}]
+    return {"prompt": turns[:1], "completion": turns[1:], "label": label, "confidence": 0.9, "meta": {"a": 1}}
+
+
+def good_demonstration(number: int) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"q {number}"}, {"role": "assistant", "content": "yes"}]
+    rows = ({"messages": turns * 2}, {"text": f"text {number}"}, {"prompt": f"q {number}", "completion": "yes"})
+    return {"id": str(number), "source": "log", **rows[number % 3]}
+
+
+def good_group(number: int) -> dict[str, Any]:
+    return {"prompt": f"q {number}", "completions": ["a", "b", "c"], "ranks": [1, 2, number % 4], "id": number}
 
 
 def good_row(number: int) -> dict[str, Any]:
@@ -159,3 +214,9 @@ MUTATIONS: list[Callable[[dict[str, Any], random.Random], bytes]] = [
     other_document,
     deep_field,
 ]
+
+KINDS: dict[Callable[..., Any], list[Callable[[int], dict[str, Any]]]] = {
+    read_pairs: [good_row, good_group],
+    read_labels: [good_label, good_row],
+    read_demonstrations: [good_demonstration, good_label, good_row],
+}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preftune.data.read import Reading, read_pairs
+from preftune.data.read import Reading, read_demonstrations, read_labels, read_pairs
 from preftune.errors import PreftuneError
 
 ROWS = [{"prompt": f"q{number}", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(5)]
@@ -86,6 +86,50 @@ def test_every_kind_of_file_gives_the_same_pairs(tmp_path: Path, kind: str, rows
     assert reading.records == read_pairs(rows).records
     assert reading.rejected == ()
     assert reading.source == str(path)
+
+
+ANSWERS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
+CHAT_ANSWERS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in CHAT_ROWS]
+OTHER_ROWS: dict[str, tuple[Callable[[Any], Reading[Any]], list[dict[str, Any]]]] = {
+    "text labels": (read_labels, [row | {"label": n % 2 == 0} for n, row in enumerate(ANSWERS)]),
+    "chat labels": (read_labels, [row | {"label": n % 2} for n, row in enumerate(CHAT_ANSWERS)]),
+    "answers": (read_demonstrations, ANSWERS),
+    "chat answers": (read_demonstrations, CHAT_ANSWERS),
+    "conversations": (read_demonstrations, [{"messages": row["prompt"] + row["chosen"]} for row in CHAT_ROWS]),
+    "texts": (read_demonstrations, [{"text": row["chosen"]} for row in ROWS]),
+    "groups": (read_pairs, [{"prompt": "q", "completions": ["a", f"b{n}"], "ranks": [2, 1]} for n in range(3)]),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("records", OTHER_ROWS)
+def test_every_kind_of_file_gives_the_same_labels_and_demonstrations(tmp_path: Path, kind: str, records: str) -> None:
+    name, write = WRITERS[kind]
+    read, rows = OTHER_ROWS[records]
+    path = tmp_path / name
+    path.write_bytes(write(rows))
+    assert read(path).records == read(rows).records
+    assert read(path).rejected == ()
+
+
+@pytest.mark.parametrize("records", OTHER_ROWS)
+def test_a_single_row_of_any_kind_is_read_from_a_json_file(tmp_path: Path, records: str) -> None:
+    read, rows = OTHER_ROWS[records]
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(rows[0]))
+    assert read(path).records == read(rows[:1]).records
+
+
+def test_labels_written_as_text_are_read_and_others_reported(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("prompt,completion,label\nq,a,True\nq,b,false\nq,c,1\nq,d,-1\nq,e,\nq,f,good\n")
+    reading = read_labels(path)
+    assert [label.label for label in reading.records] == [True, False, True, False]
+    assert [(row.where, row.reason) for row in reading.rejected] == [
+        ("labels.csv:6", "bad-value"),
+        ("labels.csv:7", "bad-value"),
+    ]
+    assert reading.read == 6
 
 
 def test_a_single_object_in_a_json_file_is_one_row(tmp_path: Path) -> None:

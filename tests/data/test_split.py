@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftune.data.records import Message, Pair
+from preftune.data.records import Demonstration, Label, Message, Pair
 from preftune.data.split import leaked_prompts, prompt_key, split_by_prompt
 from preftune.errors import PreftuneError
 
@@ -83,3 +83,21 @@ def test_prompts_that_differ_in_form_only_are_one_prompt() -> None:
     system = Pair(prompt=(Message(role="system", content="Be brief."), spoken), **answers)
     assert prompt_key(chat) == prompt_key(pair(" CAFE\u0301  au\nlait")) != prompt_key(system)
     assert leaked_prompts([pair("Cafe\u0301 au Lait")], [chat, system]) == (chat,)
+
+
+def test_labels_and_demonstrations_are_split_by_their_prompts_too() -> None:
+    labels = [Label(prompt=f"q{n // 2}", completion=f"a{n}", label=n % 2 == 0) for n in range(40)]
+    texts = [Demonstration(prompt="", completion=f"text {n}") for n in range(20)]
+    for records, size in ((labels, 4), (texts, 2)):
+        train, evaluation = split_by_prompt(records, 0.1, 0)
+        assert len(evaluation) == size and len(train) == len(records) - size
+        assert leaked_prompts(train, evaluation) == ()
+    assert leaked_prompts(texts[:1], [Demonstration(prompt="", completion=" TEXT  0")]) != ()
+
+
+def test_conversations_that_begin_alike_share_a_prompt() -> None:
+    roles = ("user", "assistant", "user", "assistant")
+    turns = tuple(Message(role=role, content=f"{role} {n}") for n, role in enumerate(roles))
+    short, long = (Demonstration(prompt=turns[:1], completion=turns[1:end]) for end in (2, 4))
+    judged = Label(prompt=turns[:1], completion=turns[1:2], label=False)
+    assert prompt_key(short) == prompt_key(long) == prompt_key(judged) == prompt_key(pair("user 0"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from preftune.data.records import Pair
 from preftune.data.tokens import tokenize_pairs
@@ -17,7 +15,7 @@ from preftune.evaluate.answers import answer_lengths, kl_from_reference
 from preftune.evaluate.preferences import PairScores, implicit_rewards, ranking_accuracy, score_pairs
 from preftune.models.layout import Group
 from preftune.models.logprobs import LogProbEngine
-from preftune.models.reference import pair_groups
+from preftune.models.reference import groups_of, separate_model
 from preftune.rollout.sample import Completion, sample
 from tests.tiny_world import make_model, make_tokenizer, pair_rows
 
@@ -72,7 +70,7 @@ def test_lengths_are_means_and_shares_of_the_answers() -> None:
 def test_kl_between_equal_models_is_exactly_zero() -> None:
     engine = LogProbEngine(make_model(len(TOKENIZER)))
     answers = sample(engine.model, [pair.prompt.tolist() for pair in PAIRS], pad_id=0, stop_ids=[2], max_new_tokens=5)
-    found = kl_from_reference(lambda g: engine(g).sums(), lambda g: engine(g).sums(), answers, 4)
+    found = kl_from_reference(engine, engine, answers, 4)
     assert (found.value, found.low, found.high, found.n) == (0.0, 0.0, 0.0, len(PAIRS))
 
 
@@ -86,7 +84,7 @@ def test_kl_is_near_the_exact_one_of_tiny_models() -> None:
     assert float(p.exp().sum()) == pytest.approx(1.0, abs=1e-5)
     exact = float((p.exp() * (p - q)).sum())
     drawn = sample(policy.model, [prompt] * 3000, pad_id=0, stop_ids=[eos], max_new_tokens=2, batch_size=1000)
-    found = kl_from_reference(_sums(policy), _sums(reference), drawn, 500)
+    found = kl_from_reference(_frozen(policy), _frozen(reference), drawn, 500)
     assert exact > 0.2
     assert found.value == pytest.approx(exact, abs=4 * (found.high - found.low) / 2 / 1.96)
     assert found.high - found.low < 0.5 * exact
@@ -95,17 +93,13 @@ def test_kl_is_near_the_exact_one_of_tiny_models() -> None:
 def test_answers_without_a_token_are_left_out_of_the_kl() -> None:
     engine = LogProbEngine(make_model(len(TOKENIZER)))
     answers = [Completion([1, 5], [], False), Completion([1, 5], [7, 2], True)]
-    assert kl_from_reference(_sums(engine), _sums(engine), answers, 4).n == 1
+    assert kl_from_reference(_frozen(engine), _frozen(engine), answers, 4).n == 1
 
 
-def test_pair_groups_put_the_chosen_side_first() -> None:
-    (group,) = pair_groups(PAIRS[:1])
+def test_groups_of_pairs_put_the_chosen_side_first() -> None:
+    (group,) = groups_of(PAIRS[:1])
     assert group.completions == (PAIRS[0].chosen.tolist(), PAIRS[0].rejected.tolist())
 
 
-def _sums(engine: LogProbEngine) -> Any:
-    def sums(groups: Sequence[Group]) -> Tensor:
-        with torch.no_grad():
-            return engine(groups).sums()
-
-    return sums
+def _frozen(engine: LogProbEngine) -> Any:
+    return separate_model(engine).log_probs

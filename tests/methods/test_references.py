@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preftune.errors import PreftuneError
+from preftune.methods import pair_run
+from preftune.methods import references as references_module
 from preftune.methods import run as run_module
 from preftune.models.cache import cache_folder
 from tests.methods.tiny_runs import FULL, LORA, WAYS, curves, listener, losses, run
@@ -106,9 +108,9 @@ def test_reference_that_moves_stops_the_run_at_the_next_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: dict[str, Any] = {"policy": _policies(monkeypatch)}
-    guard, separate = run_module.ReferenceGuard, run_module.separate_model
-    monkeypatch.setattr(run_module, "ReferenceGuard", lambda r: found.update(reference=r) or guard(r))
-    monkeypatch.setattr(run_module, "separate_model", lambda e: found.update(separate=e) or separate(e))
+    guard, separate = pair_run.ReferenceGuard, references_module.separate_model
+    monkeypatch.setattr(pair_run, "ReferenceGuard", lambda r: found.update(reference=r) or guard(r))
+    monkeypatch.setattr(references_module, "separate_model", lambda e: found.update(separate=e) or separate(e))
     moving = listener([], lambda step: move(found) if step == 4 else None)
     with pytest.raises(PreftuneError, match=rf"{kind}.*has moved: at step 6"):
         run(world, tmp_path / "run", moving, **settings, eval_steps=3)

@@ -202,13 +202,13 @@ def test_every_row_read_is_used_or_reported(world: World, tmp_path: Path) -> Non
     rejected = read_rows(folder / "rejected.jsonl")
     assert len(rejected) == 7
     assert all(row["reason"] and row["mend"] for row in rejected)
-    assert sorted(row["where"] for row in rejected if row["where"].startswith("pair")) == [
-        "pair refused-0",
-        "pair refused-1",
-        "pair refused-2",
+    assert sorted(row["where"] for row in rejected if row["where"].startswith("row")) == [
+        "row refused-0",
+        "row refused-1",
+        "row refused-2",
     ]
     assert any("4 of 67 rows" in note for note in notes)
-    assert any("3 pairs left out as tokens" in note for note in notes)
+    assert any("3 rows left out as tokens" in note for note in notes)
 
 
 def test_clean_data_leaves_no_file_of_rejected_rows(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""DPO runs on the tiny world, each under a second."""
+"""Runs on the tiny world, each under a second."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preftune.methods.dpo import DPOConfig, dpo_method
+from preftune.methods import run as method_run
+from preftune.methods.registry import METHODS
 from preftune.methods.reporting import Reporter
-from preftune.methods.run import RunSummary, run_pairs
 from tests.tiny_world import World, read_rows
 
 FULL: dict[str, Any] = {"learning_rate": 3e-3}
@@ -35,16 +35,18 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def config_of(world: World, folder: Path, **settings: Any) -> DPOConfig:
-    """The settings of a run into ``folder``."""
+def config_of(world: World, folder: Path, method: str = "dpo", **settings: Any) -> Any:
+    """The settings of a run of ``method`` into ``folder``."""
     places = {"model": str(world.model), "data": str(world.standard), "output_dir": str(folder)}
-    return DPOConfig(**DEFAULTS | places | settings)
+    return METHODS[method].config_class()(**DEFAULTS | places | settings)
 
 
-def run(world: World, folder: Path, reporter: Reporter | None = None, **settings: Any) -> RunSummary:
+def run(
+    world: World, folder: Path, reporter: Reporter | None = None, method: str = "dpo", **settings: Any
+) -> method_run.RunSummary:
     """A run into ``folder``."""
-    config = config_of(world, folder, **settings)
-    return run_pairs(config, dpo_method(config), reporter or listener([]))
+    config = config_of(world, folder, method, **settings)
+    return method_run.run(config, METHODS[method].prepare(), reporter or listener([]))
 
 
 def listener(notes: list[str], after_step: Callable[[int], object] = lambda step: None) -> Reporter:

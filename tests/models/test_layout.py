@@ -16,16 +16,18 @@ TOKENS = st.lists(st.integers(1, 96), min_size=1, max_size=6)
 GROUPS = st.lists(st.builds(Group, TOKENS, st.lists(TOKENS, min_size=1, max_size=4).map(tuple)), min_size=1)
 EVERY_WAY = pytest.mark.parametrize("share_prompt", [True, False])
 EVERY_FORM = pytest.mark.parametrize("pad_to_rows", [True, False])
+EVERY_END = pytest.mark.parametrize("keep_last", [True, False])
 
 
 @EVERY_WAY
 @EVERY_FORM
-@settings(max_examples=40, deadline=None)
+@EVERY_END
+@settings(max_examples=20, deadline=None)
 @given(groups=GROUPS.filter(lambda groups: len(groups) <= 5))
 def test_every_target_is_predicted_from_exactly_the_tokens_before_it(
-    groups: list[Group], share_prompt: bool, pad_to_rows: bool
+    groups: list[Group], share_prompt: bool, pad_to_rows: bool, keep_last: bool
 ) -> None:
-    layout = lay_out(groups, share_prompt=share_prompt, pad_to_rows=pad_to_rows)
+    layout = lay_out(groups, share_prompt=share_prompt, pad_to_rows=pad_to_rows, keep_last=keep_last)
     expected = [
         ([*group.prompt, *completion[:index]], completion[index], sequence)
         for sequence, (group, completion) in enumerate(_sequences(groups))
@@ -33,6 +35,21 @@ def test_every_target_is_predicted_from_exactly_the_tokens_before_it(
     ]
     assert _predictions(layout) == expected
     assert layout.n_sequences == sum(len(group.completions) for group in groups)
+
+
+@EVERY_WAY
+@EVERY_FORM
+@EVERY_END
+@settings(max_examples=20, deadline=None)
+@given(groups=GROUPS.filter(lambda groups: len(groups) <= 5))
+def test_a_sequences_last_input_sees_the_whole_sequence(
+    groups: list[Group], share_prompt: bool, pad_to_rows: bool, keep_last: bool
+) -> None:
+    layout = lay_out(groups, share_prompt=share_prompt, pad_to_rows=pad_to_rows, keep_last=keep_last)
+    wholes = [[*group.prompt, *completion] for group, completion in _sequences(groups)]
+    assert [_seen(layout, place) for place in layout.last.tolist()] == [
+        whole if keep_last else whole[:-1] for whole in wholes
+    ]
 
 
 @EVERY_WAY
@@ -100,6 +117,7 @@ def test_two_completions_of_one_prompt_by_hand() -> None:
     assert layout.targets.tolist() == [1, 2, 3, 4, 5]
     assert layout.predicted_from.tolist() == [1, 2, 3, 1, 4]
     assert layout.sequence.tolist() == [0, 0, 0, 1, 1]
+    assert layout.last.tolist() == [3, 4]
     assert layout.segments == (Segment(row=0, start=0, prompt=2, completions=(2, 1)),)
     assert layout.segments[0].sees().int().tolist() == [
         [1, 0, 0, 0, 0],
@@ -108,6 +126,15 @@ def test_two_completions_of_one_prompt_by_hand() -> None:
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
+
+
+def test_two_completions_with_their_last_tokens_by_hand() -> None:
+    layout = lay_out([Group([7, 8], ([1, 2, 3], [4]))], share_prompt=True, pad_to_rows=False, keep_last=True)
+    assert layout.input_ids.tolist() == [[7, 8, 1, 2, 3, 4]]
+    assert layout.position_ids.tolist() == [[0, 1, 2, 3, 4, 2]]
+    assert layout.last.tolist() == [4, 5]
+    assert layout.predicted_from.tolist() == [1, 2, 3, 1]
+    assert layout.segments == (Segment(row=0, start=0, prompt=2, completions=(3, 1)),)
 
 
 @pytest.mark.parametrize("empty", [Group([], ([1],)), Group([1], ([2], [])), Group([1], ())])
@@ -122,19 +149,23 @@ def _sequences(groups: list[Group]) -> list[tuple[Group, list[int]]]:
 
 def _predictions(layout: Layout) -> list[tuple[list[int], int, int]]:
     """(tokens seen in the order of their positions, target, sequence) of each target."""
-    mask, width = layout.attention_mask_4d(), layout.input_ids.shape[1]
-    found = []
-    for source, target, sequence in zip(
-        layout.predicted_from.tolist(), layout.targets.tolist(), layout.sequence.tolist(), strict=True
-    ):
-        row, column = divmod(source, width)
-        seen = mask[row, 0, column]
-        positions = layout.position_ids[row][seen]
-        order = positions.argsort()
-        assert positions[order].tolist() == list(range(len(positions)))
-        assert layout.position_ids[row, column] == positions.max()
-        found.append((layout.input_ids[row][seen][order].tolist(), target, sequence))
-    return found
+    return [
+        (_seen(layout, source), target, sequence)
+        for source, target, sequence in zip(
+            layout.predicted_from.tolist(), layout.targets.tolist(), layout.sequence.tolist(), strict=True
+        )
+    ]
+
+
+def _seen(layout: Layout, place: int) -> list[int]:
+    """The tokens that the one at the flat index sees, itself included, in the order of their positions."""
+    row, column = divmod(place, layout.input_ids.shape[1])
+    seen = layout.attention_mask_4d()[row, 0, column]
+    positions = layout.position_ids[row][seen]
+    order = positions.argsort()
+    assert positions[order].tolist() == list(range(len(positions)))
+    assert layout.position_ids[row, column] == positions.max()
+    return layout.input_ids[row][seen][order].tolist()
 
 
 def _owners(layout: Layout) -> list[list[tuple[int, int] | None]]:

@@ -23,8 +23,8 @@ from preftune.models.reference import (
     ReferenceGuard,
     adapter_off,
     computed_once,
+    groups_of,
     live,
-    pair_groups,
     separate_model,
     starting_weights,
 )
@@ -123,12 +123,12 @@ def test_table_does_not_follow_the_policy() -> None:
 def test_adapter_switched_off_gives_the_base_models_log_probs() -> None:
     """And only for as long as the reference is asked."""
     engine, plain = _engine_with_adapter(), _engine()
-    policy = engine(pair_groups(PAIRS)).sums()
-    expected = plain(pair_groups(PAIRS)).sums().view(-1, 2)
+    policy = engine(groups_of(PAIRS)).sums()
+    expected = plain(groups_of(PAIRS)).sums().view(-1, 2)
     found = live(adapter_off(engine)).log_probs(PAIRS)
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-5)
     assert not torch.allclose(policy.view(-1, 2), expected, atol=1e-2)
-    assert torch.equal(engine(pair_groups(PAIRS)).sums(), policy)
+    assert torch.equal(engine(groups_of(PAIRS)).sums(), policy)
 
 
 @pytest.mark.parametrize("source", [starting_weights, separate_model])
@@ -182,7 +182,7 @@ def test_table_in_the_cache_is_read_without_asking_the_model() -> None:
     model = starting_weights(_engine())
     first = computed_once(model, PAIRS, batch_size=4, key="")
     told: list[int] = []
-    again = computed_once(replace(model, sums=_never), PAIRS, batch_size=4, key="", progress=told.append)
+    again = computed_once(replace(model, log_probs=_never), PAIRS, batch_size=4, key="", progress=told.append)
     assert torch.equal(first.log_probs(PAIRS), again.log_probs(PAIRS))
     assert first.fingerprint() == again.fingerprint()
     assert told == [len(PAIRS)]
@@ -193,12 +193,12 @@ def test_cache_is_keyed_by_weights_tokens_and_path() -> None:
     model = starting_weights(engine)
     computed_once(model, PAIRS, batch_size=4, key="packed float32")
     with pytest.raises(AssertionError):
-        computed_once(replace(model, sums=_never), PAIRS, batch_size=4, key="packed bfloat16")
+        computed_once(replace(model, log_probs=_never), PAIRS, batch_size=4, key="packed bfloat16")
     with pytest.raises(AssertionError):
-        computed_once(replace(model, sums=_never), PAIRS[::-1], batch_size=4, key="packed float32")
+        computed_once(replace(model, log_probs=_never), PAIRS[::-1], batch_size=4, key="packed float32")
     _edit_weight(engine)
     with pytest.raises(AssertionError):
-        computed_once(replace(model, sums=_never), PAIRS, batch_size=4, key="packed float32")
+        computed_once(replace(model, log_probs=_never), PAIRS, batch_size=4, key="packed float32")
 
 
 def test_cache_is_keyed_by_settings_that_are_no_weights() -> None:
@@ -206,8 +206,8 @@ def test_cache_is_keyed_by_settings_that_are_no_weights() -> None:
     computed_once(starting_weights(_engine()), PAIRS, batch_size=4, key="")
     other = starting_weights(_engine(rms_norm_eps=1e-2))
     with pytest.raises(AssertionError):
-        computed_once(replace(other, sums=_never), PAIRS, batch_size=4, key="")
-    computed_once(replace(starting_weights(_engine()), sums=_never), PAIRS, batch_size=4, key="")
+        computed_once(replace(other, log_probs=_never), PAIRS, batch_size=4, key="")
+    computed_once(replace(starting_weights(_engine()), log_probs=_never), PAIRS, batch_size=4, key="")
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None])
@@ -218,7 +218,7 @@ def test_damaged_cache_file_is_computed_anew(damage: bytes | None) -> None:
     file.write_bytes(file.read_bytes()[:-8] if damage is None else damage)
     again = computed_once(model, PAIRS, batch_size=4, key="")
     assert torch.equal(first.log_probs(PAIRS), again.log_probs(PAIRS))
-    assert computed_once(replace(model, sums=_never), PAIRS, batch_size=4, key="").kind == first.kind
+    assert computed_once(replace(model, log_probs=_never), PAIRS, batch_size=4, key="").kind == first.kind
 
 
 @pytest.mark.parametrize(

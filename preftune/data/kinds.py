@@ -1,0 +1,172 @@
+"""What kind of record a raw row is, and how one kind is read as another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+from preftune.data.demonstration_shapes import demonstration_from_row, refuse_unspoken
+from preftune.data.label_shapes import label_from_row
+from preftune.data.records import Demonstration, Label, Pair
+from preftune.data.row_parts import RowProblem
+from preftune.data.shapes import pair_from_row, pairs_from_group
+from preftune.errors import PreftuneError
+
+Kind: TypeAlias = Literal["pair", "label", "demonstration", "group"]
+
+UNDESIRABLE = "undesirable"  # the reason of labels that are no demonstration
+
+
+def kind_of_row(row: object) -> Kind | None:
+    """The kind whose columns the row has; None where it has those of none."""
+    if not isinstance(row, Mapping):
+        return next((kind for record, kind in _KINDS.items() if isinstance(row, record)), None)
+    given = {name for name in _TELLING if row.get(name) is not None}
+    if given & {"chosen", "rejected"}:
+        return "pair"
+    if "completions" in given and given & {"ranks", "ranked"}:
+        return "group"
+    if "completion" in given and "label" in row:
+        return "label"
+    return "demonstration" if given & {"completion", "messages", "text"} else None
+
+
+def pairs_of_row(row: object) -> tuple[Pair, ...]:
+    """The pair of a row, or the pairs of a group of ranked answers."""
+    if isinstance(row, Mapping) and kind_of_row(row) == "group":
+        return pairs_from_group(row)
+    return (pair_from_row(row),)
+
+
+def labels_of_row(row: object) -> tuple[Label, ...]:
+    """The label of a row, or two of a pair: the chosen answer is desirable, the rejected one is not."""
+    if kind_of_row(row) != "pair":
+        return (label_from_row(row),)
+    pair = pair_from_row(row)
+    return _label_of_side(pair, "chosen"), _label_of_side(pair, "rejected")
+
+
+def demonstrations_of_row(row: object) -> tuple[Demonstration, ...]:
+    """The demonstration of a row; of a pair the chosen answer, of a label the answer where it is desirable."""
+    kind = kind_of_row(row)
+    if kind == "pair":
+        pair = pair_from_row(row)
+        refuse_unspoken(pair.chosen, "chosen")
+        return (_demonstration(pair, pair.chosen, _pair_meta(pair)),)
+    if kind == "label":
+        label = label_from_row(row)
+        refuse_unspoken(label.completion, "completion")
+        if not label.label:
+            mend = "Nothing is learned from undesirable answers here; `preftune kto` learns from both kinds."
+            raise RowProblem(UNDESIRABLE, "label", mend)
+        return (_demonstration(label, label.completion, label.meta),)
+    return (demonstration_from_row(row),)
+
+
+def conversion_notes(
+    wanted: Kind, rows: Counter[Kind | None], records: Counter[Kind | None], undesirable: int
+) -> tuple[str, ...]:
+    """What was read as something else, a sentence each: the rows used and the records they gave, by kind of row."""
+    notes: list[str] = []
+    if wanted == "pair" and rows["group"]:
+        pairs = _count(records["group"], "pair")
+        notes.append(f"Read {pairs} from {_count(rows['group'], 'group')} of ranked answers.")
+    if wanted == "label" and rows["pair"]:
+        labels = _count(records["pair"], "label")
+        notes.append(f"Read {labels} from {_count(rows['pair'], 'pair')}: chosen is true, rejected false.")
+    if wanted == "demonstration" and rows["pair"]:
+        shown = _count(records["pair"], "demonstration")
+        notes.append(f"Read {shown} from pairs: the chosen answers.")
+    if wanted == "demonstration" and (rows["label"] or undesirable):
+        shown = _count(records["label"], "demonstration")
+        notes.append(f"Read {shown} from labels: the desirable answers; left {undesirable:,} undesirable out.")
+    return tuple(notes)
+
+
+def wrong_kind(wanted: Kind, kinds: Counter[Kind | None], where: str) -> PreftuneError | None:
+    """What to say where all rows are records of one other kind that cannot be read as ``wanted``; else None."""
+    if len(kinds) != 1:
+        return None
+    (found,) = kinds
+    if found is None or (wanted, found) not in _MENDS:
+        return None
+    has = {"label": "a completion and a label", "group": "ranked completions"}.get(found, "an answer to learn from")
+    lacks = {"pair": "chosen and rejected", "label": "label", "demonstration": "single completion"}[wanted]
+    rows = "the one row has" if kinds[found] == 1 else f"each of {kinds[found]:,} rows has"
+    noun = {"group": "groups of ranked answers"}.get(found, f"{found}s")
+    return PreftuneError(
+        f"These are {noun}, not {wanted}s: {rows} {has}, and no {lacks}.",
+        where=where,
+        mend=_MENDS[wanted, found],
+    )
+
+
+class _Judged(Protocol):
+    @property
+    def label(self) -> bool: ...
+
+
+def one_sided(labels: Iterable[_Judged], where: str | None = None) -> PreftuneError | None:
+    """What to say where all labels are true, or all false, so that nothing tells good from bad; else None."""
+    counts = Counter(each.label for each in labels)
+    if len(counts) != 1:
+        return None
+    ((label, n),) = counts.items()
+    if label:
+        return PreftuneError(
+            f"All labels are true ({n:,} of them): there is no undesirable answer.",
+            where=where,
+            mend="Add rows with label false, or learn from the good ones alone with `preftune sft`.",
+        )
+    return PreftuneError(
+        f"All labels are false ({n:,} of them): there is no desirable answer.",
+        where=where,
+        mend="Add rows with label true: from bad answers alone a model learns only what to avoid.",
+    )
+
+
+def _label_of_side(pair: Pair, side: Literal["chosen", "rejected"]) -> Label:
+    return Label(
+        prompt=pair.prompt,
+        completion=getattr(pair, side),
+        label=side == "chosen",
+        id=f"{pair.id}/{side}",
+        source=pair.source,
+        confidence=pair.confidence,
+        meta=_pair_meta(pair),
+    )
+
+
+def _demonstration(record: Pair | Label, completion: Any, meta: dict[str, Any]) -> Demonstration:
+    return Demonstration(
+        prompt=record.prompt,
+        completion=completion,
+        id=record.id,
+        source=record.source,
+        confidence=record.confidence,
+        meta=meta,
+    )
+
+
+def _pair_meta(pair: Pair) -> dict[str, Any]:
+    """The pair's meta, with what is said of pairs only."""
+    row = pair.as_row()
+    return {name: row[name] for name in ("annotators", "margin") if name in row} | pair.meta
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_TELLING = ("chosen", "rejected", "completion", "completions", "ranks", "ranked", "messages", "text")
+_KINDS: dict[type, Kind] = {Pair: "pair", Label: "label", Demonstration: "demonstration"}
+_IN_ONE_ROW = "for pairs put a better and a worse answer to the same prompt in one row, as chosen and rejected."
+_RANKED = "Train on them with `preftune reward`, which reads every two answers as a pair"
+_MENDS: dict[tuple[Kind, Kind], str] = {
+    ("pair", "label"): f"Train on them with `preftune kto`; {_IN_ONE_ROW}",
+    ("pair", "demonstration"): f"Train on them with `preftune sft`; {_IN_ONE_ROW}",
+    ("label", "demonstration"): "Train on them with `preftune sft`, or add a column label: true for a good answer.",
+    ("label", "group"): f"{_RANKED}, or give each answer a row with a label.",
+    ("demonstration", "group"): f"{_RANKED}, or give the best answers as completion.",
+}
