@@ -42,7 +42,7 @@ def evaluate(
 
     Parameters
     ----------
-    models: Model folders, adapter folders, run folders, GGUF files or hub names.
+    models: Model folders, adapter folders, run folders, GGUF files or hub names; reward models too.
     data: Pairs that training never saw.
     split: Split of a hub data set or datasets folder.
     limit: Read at most so many rows.
@@ -62,33 +62,27 @@ def evaluate(
     quieten_libraries()
     from preftune.cli.summary import measures_table
     from preftune.data.read import read_pairs
-    from preftune.evaluate.model import compare_examined, examine
+    from preftune.evaluate.model import Examined, compare_examined
 
     reading = read_pairs(data, split=split, limit=limit)
     if reading.rejected:
         notify(f"{len(reading.rejected)} of {reading.read} rows left out: {reading.reasons()}")
-    examined = []
-    for name in models:
-        model = _open(name, tokenizer, dtype, trust_remote_code)
-        examined.append(
-            examine(
-                model,
-                reading.records,
-                beta=beta,
-                max_length=max_length,
-                max_new_tokens=max_new_tokens,
-                num_completions=num_completions,
-                batch_size=batch_size,
-                seed=seed,
-                progress=progress,
-            )
-        )
-    differences = {one.name: compare_examined(examined[0], one) for one in examined[1:]}
+    how = {
+        "beta": beta,
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "num_completions": num_completions,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    examined = [_examine(_config(name, tokenizer, dtype, trust_remote_code), reading.records, how) for name in models]
+    policies = [one for one in examined if isinstance(one, Examined)]
+    differences = {one.name: compare_examined(policies[0], one) for one in policies[1:]}
     for one in examined:
         show(measures_table(one.name, one.measures))
     for name, difference in differences.items():
         if difference is not None:
-            show(measures_table(f"{name} against {examined[0].name}", {"difference": difference}))
+            show(measures_table(f"{name} against {policies[0].name}", {"difference": difference}))
     document = {
         "data": reading.source,
         "pairs": len(reading.records),
@@ -169,7 +163,7 @@ def compare(
 
     pairs = read_pairs(data, split=split, limit=limit).records if data else ()
     comparison = compare_models(
-        lambda name: _open(name, tokenizer, dtype, trust_remote_code),
+        lambda name: _open(_config(name, tokenizer, dtype, trust_remote_code)),
         (first, second),
         pairs,
         own_prompts(prompt or []),
@@ -192,9 +186,26 @@ def compare(
     return Outcome(comparison | {"page": str(page)})
 
 
-def _open(name: str, tokenizer: str | None, dtype: str, trust_remote_code: bool) -> Any:
+def _examine(config: Any, pairs: Any, how: dict[str, Any]) -> Any:
+    """A policy's measures, or a reward model's."""
+    from preftune.models.reward_models import is_reward_model
+
+    if not is_reward_model(config):
+        from preftune.evaluate.model import examine
+
+        return examine(_open(config), pairs, progress=progress, **how)
+    from preftune.evaluate.reward_model import examine_scorer
+    from preftune.rewards.scoring import open_scorer
+
+    with progress(f"loading {config.model}", None):
+        scorer = open_scorer(config, notify)
+    limits = {name: how[name] for name in ("max_length", "batch_size")}
+    return examine_scorer(scorer, pairs, progress=progress, **limits)
+
+
+def _config(name: str, tokenizer: str | None, dtype: str, trust_remote_code: bool) -> Any:
     from preftune.config import load_config
-    from preftune.evaluate.model import model_folder, open_model
+    from preftune.evaluate.model import model_folder
     from preftune.models.settings import ModelConfig
 
     values = {
@@ -203,5 +214,11 @@ def _open(name: str, tokenizer: str | None, dtype: str, trust_remote_code: bool)
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
     }
-    with progress(f"loading {name}", None):
-        return open_model(load_config(ModelConfig, file=None, values=values).config, notify)
+    return load_config(ModelConfig, file=None, values=values).config
+
+
+def _open(config: Any) -> Any:
+    from preftune.evaluate.model import open_model
+
+    with progress(f"loading {config.model}", None):
+        return open_model(config, notify)

@@ -81,19 +81,17 @@ def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mappi
     if name is None:
         return ""
     was, now, difference = before[name], after[name], change[name]
-    gain = difference if now["unit"] == "share" else {"low": -difference["high"], "high": -difference["low"]}
-    if gain["low"] > 0:
-        verdict = "[green]better[/green]: the whole interval of the change is {} zero".format(
-            "above" if gain is difference else "below"
-        )
-    elif gain["high"] < 0:
-        verdict = "[red]worse[/red]: the whole interval of the change is {} zero".format(
-            "below" if gain is difference else "above"
-        )
-    else:
-        verdict = "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
+    verdict = _verdict(difference, higher_is_better=now["unit"] == "share")
     text = f"{_told(name, was, now)}\nChange {_signed(difference)}: {verdict}."
     return Panel(text, title="What changed", title_align="left")
+
+
+def _verdict(difference: Mapping[str, Any], *, higher_is_better: bool) -> str:
+    if difference["low"] <= 0 <= difference["high"]:
+        return "[yellow]no measurable change[/yellow]: the interval of the change holds zero"
+    rose = difference["low"] > 0
+    word = "[green]better[/green]" if rose is higher_is_better else "[red]worse[/red]"
+    return f"{word}: the whole interval of the change is {'above' if rose else 'below'} zero"
 
 
 def _told(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -25,6 +25,15 @@ class Measure:
         """The measure as JSON takes it."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """Like "75.0% (95% interval 66.3% to 82.1%, n = 152)"."""
+        if self.unit == "share":
+            value, low, high = (f"{100 * each:.1f}%" for each in (self.value, self.low, self.high))
+            return f"{value} (95% interval {low} to {high}, n = {self.n:,})"
+        value, low, high = (f"{each:.3g}" for each in (self.value, self.low, self.high))
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{value}{unit} (95% interval {low} to {high}, n = {self.n:,})"
+
 
 def share(hits: float, n: int, title: str, explanation: str, *, effective_n: float | None = None) -> Measure:
     """``hits`` of ``n`` with Wilson's interval (Wilson 1927), as wide as ``effective_n`` independent items make it."""

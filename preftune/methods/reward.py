@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,15 +14,17 @@ from preftune import losses
 from preftune.data.read import read_pairs
 from preftune.data.tokens import TokenPair, fingerprint_tokens, tokenize_pairs
 from preftune.durable import write_json
-from preftune.evaluate.calibration import (
-    accuracy_by_length,
-    expected_calibration_error,
-    fit_temperature,
-    longer_wins,
-    margin_histogram,
-    reliability_table,
+from preftune.evaluate.calibration import accuracy_by_length, margin_histogram, reliability_table
+from preftune.evaluate.measures import Measure, paired_change
+from preftune.evaluate.reward_model import (
+    ACCURACY,
+    TEMPERATURE,
+    length_differences,
+    margins,
+    right,
+    score_accuracy,
+    score_measures,
 )
-from preftune.evaluate.measures import Measure, mean, paired_change, share_of
 from preftune.methods.inputs import pair_audit, read_data, to_tokens, write_audit
 from preftune.methods.job import Context, Job
 from preftune.methods.moments import Moments
@@ -35,9 +36,6 @@ from preftune.models.lean_modules import make_lean
 from preftune.models.reward_models import load_scorer
 from preftune.models.scores import ScoreEngine, score_items
 from preftune.rewards.scoring import CALIBRATION_FILE
-
-ACCURACY = "accuracy"
-CALIBRATION_PAIRS = 100  # fewer held-out pairs say nothing of calibration
 
 
 class RewardConfig(RunConfig):
@@ -64,10 +62,10 @@ def prepare(context: Context[Any]) -> Job[Any]:
     train, held_out = to_tokens(context, data, scorer.tokenizer, tokenize_pairs)
     examiner = RewardExaminer(context, scorer.engine, held_out.records)
 
-    def pair_losses(scores: PairScores, margins: Margins) -> Margins:
+    def pair_losses(scores: PairScores, wanted: Margins) -> Margins:
         return losses.bradley_terry(
             *scores.unbind(1),
-            margin=margins,
+            margin=wanted,
             label_smoothing=config.label_smoothing,
             center_rewards_coefficient=config.center_rewards_coefficient,
         )
@@ -100,11 +98,11 @@ class RewardExaminer:
         """Loss, accuracy and margin on the held-out pairs, for the metrics log."""
         if not self.pairs:
             return {}
-        margins = _margins(self._scores(step))
+        scores = self._scores(step)
         return {
-            "eval_loss": float(np.logaddexp(0.0, -margins).mean()),
-            "eval_accuracy": float(_right(margins).mean()),
-            "eval_margin": float(margins.mean()),
+            "eval_loss": float(np.logaddexp(0.0, -margins(scores)).mean()),
+            "eval_accuracy": float(right(scores).mean()),
+            "eval_margin": float(margins(scores).mean()),
         }
 
     def measure(self, step: int) -> Moments:
@@ -112,15 +110,12 @@ class RewardExaminer:
         if not self.pairs:
             return Moments({}, {}, {})
         was, now = self._start_scores(), self._scores(step)
+        after = score_measures(now, self.pairs)
         prompts = [pair.prompt.tobytes() for pair in self.pairs]
-        after = _measures(now, prompts)
-        longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in self.pairs])
-        after |= {"longer_wins": longer_wins(longer, prompts)}
-        right = _right(_margins(was)), _right(_margins(now))
-        change = {ACCURACY: paired_change(*right, "share", "Change of held-out accuracy", prompts)}
+        change = paired_change(right(was), right(now), "share", "Change of held-out accuracy", prompts)
         if self.context.owned_folder is not None:
-            self._write_calibration(now, longer, prompts, after)
-        return Moments({ACCURACY: _accuracy(_margins(was), prompts)}, after, change)
+            self._write_calibration(now, prompts, after)
+        return Moments({ACCURACY: score_accuracy(was, self.pairs)}, after, {ACCURACY: change})
 
     def _scores(self, step: int) -> Float[np.ndarray, "pairs 2"]:
         if step not in self._scored:
@@ -144,48 +139,18 @@ class RewardExaminer:
             size = self.context.config.per_device_eval_batch_size
             return score_items(engine, self.pairs, size, bar.advance)
 
-    def _write_calibration(
-        self, scores: np.ndarray, longer: np.ndarray, prompts: Sequence[bytes], after: dict[str, Measure]
-    ) -> None:
+    def _write_calibration(self, scores: np.ndarray, prompts: Sequence[bytes], after: dict[str, Measure]) -> None:
         """``model/reward.json``, which scoring reads, and ``calibration.json`` with the tables behind it."""
-        margins, folder = _margins(scores), Path(self.context.folder)
-        temperature = after["temperature"].value if "temperature" in after else 1.0
+        folder = self.context.folder
+        temperature = after[TEMPERATURE].value if TEMPERATURE in after else 1.0
         document = {"mean": float(scores.mean()), "temperature": temperature if np.isfinite(temperature) else 1.0}
         write_json(folder / "model" / CALIBRATION_FILE, document)
-        buckets = accuracy_by_length(margins, longer, prompts)
+        buckets = accuracy_by_length(margins(scores), length_differences(self.pairs), prompts)
         tables = {
-            "reliability": reliability_table(margins, prompts),
+            "reliability": reliability_table(margins(scores), prompts),
             "by_length_difference": [
                 {"from": one.shortest, "to": one.longest} | one.accuracy.as_dict() for one in buckets
             ],
-            "margins": margin_histogram(margins),
+            "margins": margin_histogram(margins(scores)),
         }
         write_json(folder / "calibration.json", tables)
-
-
-def _margins(scores: np.ndarray) -> np.ndarray:
-    return scores[:, 0] - scores[:, 1]
-
-
-def _right(margins: np.ndarray) -> np.ndarray:
-    return (np.sign(margins) + 1) / 2
-
-
-def _accuracy(margins: np.ndarray, prompts: Sequence[bytes]) -> Measure:
-    what = "How often the model scores the answer people preferred higher; a new head, before training, is a coin."
-    return share_of(_right(margins), prompts, "Held-out accuracy", what)
-
-
-def _measures(scores: np.ndarray, prompts: Sequence[bytes]) -> dict[str, Measure]:
-    margins = _margins(scores)
-    measures = {
-        ACCURACY: _accuracy(margins, prompts),
-        "margin": mean(margins, "", "Score margin", "Mean of chosen minus rejected score.", prompts),
-        "mean_reward": mean(scores.mean(1), "", "Mean score", "Over both sides; scoring takes it off.", prompts),
-    }
-    if len(margins) < CALIBRATION_PAIRS:
-        return measures
-    return measures | {
-        "calibration_error": expected_calibration_error(margins, prompts),
-        "temperature": fit_temperature(margins, prompts),
-    }

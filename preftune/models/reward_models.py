@@ -43,6 +43,14 @@ def load_scorer(config: ModelConfig, device: torch.device, *, needs_head: bool =
     return model.to(device).eval()
 
 
+def is_reward_model(config: ModelConfig) -> bool:
+    """True for a trained reward model, whole or as an adapter; False for a language model."""
+    if is_adapter(config.model):
+        return saved_adapter(Path(config.model).expanduser()).task_type == "SEQ_CLS"
+    names = architectures(find_config(resolve_source(config.model), config))
+    return bool(names) and "SequenceClassification" in names[0]
+
+
 def padding_token(tokenizer: Any, embeddings: int) -> int | None:
     """A special token to pad with that ends no text, so that the last token that is not padding is the last one.
 

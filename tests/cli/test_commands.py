@@ -201,6 +201,33 @@ def test_eval_of_an_adapter_has_its_base_as_reference(
     assert measures["kl"]["n"] == 4
 
 
+@pytest.mark.parametrize("method", ["sft", "reward", "ipo", "kto", "orpo", "simpo"])
+def test_every_method_is_a_command_that_leaves_a_report(
+    method: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--model", str(world.model), "--data", str(world.conversational), "--output", str(tmp_path / "run")]
+    assert main([method, *places, *QUICK]) == 0
+    told = capsys.readouterr().out
+    assert "What changed" in told
+    kind = "AutoModelForSequenceClassification" if method == "reward" else "AutoModelForCausalLM"
+    assert kind in told
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert {"sft": "Held-out loss", "reward": "Held-out accuracy"}.get(method, "Held-out preference accuracy") in page
+
+
+def test_eval_of_a_reward_model_is_of_its_scores(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(world.conversational)]
+    assert main(["reward", "--model", str(world.model), *data, "--output", str(tmp_path / "run"), *QUICK]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(world.model), str(tmp_path / "run"), *data, "--num_completions", "0", "--json"]) == 0
+    policy, scorer = document(capsys.readouterr().out)["models"]
+    assert "ranking_accuracy" in policy["measures"]
+    assert scorer["measures"]["accuracy"]["low"] > 0.6
+    assert scorer["measures"]["longer_wins"]["n"] == 60
+
+
 def test_compare_writes_a_page_and_shows_answers_side_by_side(
     world: World, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from preftune.evaluate.measures import mean, paired_change, share, share_of
+from preftune.evaluate.measures import Measure, mean, paired_change, share, share_of
 
 Z = 1.959963984540054
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -103,3 +103,8 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     means = [mean(draw.normal(2.0, 3.0, 8), "", "", "") for _ in range(4000)]
     assert np.mean([found.low <= 0.7 <= found.high for found in shares]) == pytest.approx(0.95, abs=0.02)
     assert np.mean([found.low <= 2.0 <= found.high for found in means]) == pytest.approx(0.95, abs=0.014)
+
+
+def test_measure_reads_with_its_interval_and_n() -> None:
+    assert str(Measure(0.75, 0.663, 0.821, 1152, "share", "", "")) == "75.0% (95% interval 66.3% to 82.1%, n = 1,152)"
+    assert str(Measure(0.3321, 0.2, 0.5, 9, "nats", "", "")) == "0.332 nats (95% interval 0.2 to 0.5, n = 9)"
