@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ PIECE = 2**19
 class MasterAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) whose state is float32 whatever the parameters' dtype.
 
-    Parameters in a lower precision get a float32 master copy; the parameter is its rounding. Gradients are
+    Parameters in a lower precision get a float32 master copy; the parameter is its stochastic rounding. Gradients are
     multiplied by the group's ``grad_scale`` on the way in, which saves a pass over them for clipping, and are
     freed as they are consumed. ``bank`` sums the gradients of micro-batches in float32.
     """
@@ -106,7 +107,7 @@ class MasterAdamW(torch.optim.Optimizer):
         master = state.get("master", values)
         scale = group["grad_scale"]
         tensors = (master, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], values)
-        for weights, part, exp_avg, exp_avg_sq, rounded in _pieces(*tensors):
+        for number, (weights, part, exp_avg, exp_avg_sq, rounded) in enumerate(_pieces(*tensors)):
             wide = part.to(torch.float32)
             torch._fused_adamw_(  # type: ignore[attr-defined]
                 [weights],
@@ -124,7 +125,7 @@ class MasterAdamW(torch.optim.Optimizer):
                 maximize=False,
             )
             if master is not values:
-                rounded.copy_(weights)
+                round_stochastically(weights, rounded, int(state["step"]), number)
         if values is not parameter:
             parameter.copy_(values)
 
@@ -137,6 +138,33 @@ class MasterAdamW(torch.optim.Optimizer):
         if parameter.dtype != torch.float32:
             state["master"] = parameter.detach().to(torch.float32, memory_format=layout)
         return state
+
+
+@torch.no_grad()
+def round_stochastically(wide: Tensor, narrow: Tensor, step: int, place: int) -> None:
+    """Writes float32 numbers into a bfloat16 tensor, up or down with the odds that make the mean exact.
+
+    Rounded to the nearest, weights that lie on bfloat16's grid, as those of a loaded model do, would not move before
+    many small updates add up to half its distance: at 1e-6 a weight of 0.05 not for 120 steps. The noise is a
+    function of ``step`` and ``place`` alone, so that a resumed run rounds as one that was never stopped. Numbers on
+    the grid, and tensors that are not bfloat16, are rounded to the nearest.
+    """
+    if narrow.dtype != torch.bfloat16:
+        narrow.copy_(wide)
+        return
+    noise = _noise(wide.device)
+    begin = (step * 0x9E3779B1 + place * 0x85EBCA77) % (len(noise) - PIECE)
+    for part, target in zip(wide.view(-1).split(PIECE), narrow.view(-1).split(PIECE), strict=True):
+        # A bfloat16 is the upper half of a float32: noise below it carries over as often as the lower half is large.
+        bits = part.view(torch.int32) + noise[begin : begin + part.numel()]
+        target.view(torch.int16).copy_(bits.bitwise_right_shift_(16))
+
+
+@lru_cache(maxsize=8)
+def _noise(device: torch.device) -> Tensor:
+    """Numbers from 0 up to, not including, 2**16, from a fixed seed."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, 2**16, (4 * PIECE,), dtype=torch.int32, generator=draw).to(device)
 
 
 def build_optimizer(module: nn.Module, learning_rate: float, settings: TrainingConfig) -> MasterAdamW:
