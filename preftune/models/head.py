@@ -39,7 +39,7 @@ class Head:
 
 def find_head(model: nn.Module) -> Head | None:
     """The model's head where it is a plain matrix with the known extras; None for anything else."""
-    module = _in_effect(model.get_output_embeddings())  # type: ignore[operator]
+    module = in_effect(model.get_output_embeddings())  # type: ignore[operator]
     if type(module) is not nn.Linear:
         return None
     config: Any = model.config
@@ -49,7 +49,7 @@ def find_head(model: nn.Module) -> Head | None:
     return Head(module, float(scale) / float(divisor), getattr(config, "final_logit_softcapping", None))
 
 
-def _in_effect(module: Any) -> Any:
+def in_effect(module: Any) -> Any:
     """Of a module that peft trains whole (``modules_to_save``) its copy, or the original while adapters are off."""
     if not hasattr(module, "modules_to_save") or not hasattr(module, "original_module"):
         return module

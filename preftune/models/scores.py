@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from preftune.data.batches import by_length
 from preftune.errors import PreftuneError
+from preftune.models.head import in_effect
 from preftune.models.layout import Group, lay_out
 from preftune.models.paths import causal_model, cheapest_path, hidden_states, probe_groups, refuse_unfit, use_attention
 from preftune.models.reference import Item, groups_of
@@ -88,9 +89,7 @@ def choose_path(model: nn.Module, note: Callable[[str], object]) -> Path:
 def find_score_head(inner: nn.Module) -> nn.Linear | None:
     """The head where it is a plain matrix, of an adapter's copies the one in effect; None for anything else."""
     module: Any = next((getattr(inner, name) for name in HEAD_NAMES if hasattr(inner, name)), None)
-    if hasattr(module, "modules_to_save"):
-        in_effect = [] if module.disable_adapters else module.active_adapters
-        module = module.modules_to_save[in_effect[0]] if in_effect else module.original_module
+    module = in_effect(module)
     return module if type(module) is nn.Linear else None
 
 
