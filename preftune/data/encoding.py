@@ -29,9 +29,14 @@ def render_prompt(record: Record, tokenizer: Tokenizer) -> str:
 
 def encode_prompt(record: Record, tokenizer: Tokenizer) -> list[int]:
     """The prompt's token ids, with one BOS where the tokenizer has one."""
-    text = render_prompt(record, tokenizer)
-    (ids,) = encode_texts([text], tokenizer, is_chat=record.is_conversational)
-    return ids[:-1] if not record.is_conversational and closes_texts(tokenizer) else ids
+    (ids,) = encode_prompts([render_prompt(record, tokenizer)], tokenizer, is_chat=record.is_conversational)
+    return ids
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: Tokenizer, *, is_chat: bool) -> list[list[int]]:
+    """Rendered prompts as token ids: with one BOS, and without the EOS that some tokenizers put after every text."""
+    encoded = encode_texts(texts, tokenizer, is_chat=is_chat)
+    return [ids[:-1] for ids in encoded] if not is_chat and closes_texts(tokenizer) else encoded
 
 
 def answer_texts(record: Pair | Label, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from preftune.data.demonstration_shapes import demonstration_from_row, refuse_unspoken
 from preftune.data.label_shapes import label_from_row
-from preftune.data.records import Demonstration, Label, Pair
-from preftune.data.row_parts import RowProblem
+from preftune.data.prompt_shapes import prompt_beside_answers, prompt_from_row
+from preftune.data.records import Demonstration, Label, Pair, PromptRecord
+from preftune.data.row_parts import RowProblem, row_of
 from preftune.data.shapes import pair_from_row, pairs_from_group
 from preftune.errors import PreftuneError
 
-Kind: TypeAlias = Literal["pair", "label", "demonstration", "group"]
+Kind: TypeAlias = Literal["pair", "label", "demonstration", "group", "prompt"]
 
 UNDESIRABLE = "undesirable"  # the reason of labels that are no demonstration
 
@@ -29,7 +30,9 @@ def kind_of_row(row: object) -> Kind | None:
         return "group"
     if "completion" in given and "label" in row:
         return "label"
-    return "demonstration" if given & {"completion", "messages", "text"} else None
+    if given & {"completion", "messages", "text"}:
+        return "demonstration"
+    return "prompt" if "prompt" in given else None
 
 
 def pairs_of_row(row: object) -> tuple[Pair, ...]:
@@ -64,6 +67,24 @@ def demonstrations_of_row(row: object) -> tuple[Demonstration, ...]:
     return (demonstration_from_row(row),)
 
 
+def prompts_of_row(row: object) -> tuple[PromptRecord, ...]:
+    """The prompt of a row, alone or beside answers; of a demonstration what stands before the first answer."""
+    kind = kind_of_row(row)
+    if kind is None or kind == "prompt":
+        return (prompt_from_row(row),)
+    row = _unnamed(row) if isinstance(row, Pair | Label | Demonstration) else row_of(row, "prompt")
+    if kind == "group" or (kind == "demonstration" and _has_prompt_and_text(row)):
+        return (prompt_beside_answers(prompt_from_row(row).prompt, row),)
+    if kind == "pair":
+        return (prompt_beside_answers(pair_from_row(row).prompt, row),)
+    if kind == "label":
+        return (prompt_beside_answers(label_from_row(row).prompt, row),)
+    shown = demonstration_from_row(row)
+    if shown.is_plain_text:
+        raise RowProblem("empty-prompt", "text", "Plain text has no prompt; give what is asked in a column prompt.")
+    return (prompt_beside_answers(shown.prompt, row),)
+
+
 def conversion_notes(
     wanted: Kind, rows: Counter[Kind | None], records: Counter[Kind | None], undesirable: int
 ) -> tuple[str, ...]:
@@ -81,24 +102,30 @@ def conversion_notes(
     if wanted == "demonstration" and (rows["label"] or undesirable):
         shown = _count(records["label"], "demonstration")
         notes.append(f"Read {shown} from labels: the desirable answers; left {undesirable:,} undesirable out.")
+    if wanted == "prompt":
+        notes += _prompt_notes(rows, records)
     return tuple(notes)
 
 
-def wrong_kind(wanted: Kind, kinds: Counter[Kind | None], where: str) -> PreftuneError | None:
-    """What to say where all rows are records of one other kind that cannot be read as ``wanted``; else None."""
+def wrong_kind(wanted: Kind, kinds: Counter[Kind | None], where: str, first_mend: str = "") -> PreftuneError | None:
+    """What to say where all rows are records of one other kind that cannot be read as ``wanted``; else None.
+
+    ``first_mend`` is what helps the first of them, where only the names of its columns may be amiss.
+    """
     if len(kinds) != 1:
         return None
     (found,) = kinds
     if found is None or (wanted, found) not in _MENDS:
         return None
-    has = {"label": "a completion and a label", "group": "ranked completions"}.get(found, "an answer to learn from")
+    has = _HAS.get(found, "an answer to learn from")
     lacks = {"pair": "chosen and rejected", "label": "label", "demonstration": "single completion"}[wanted]
     rows = "the one row has" if kinds[found] == 1 else f"each of {kinds[found]:,} rows has"
     noun = {"group": "groups of ranked answers"}.get(found, f"{found}s")
+    mend = _MENDS[wanted, found]
     return PreftuneError(
         f"These are {noun}, not {wanted}s: {rows} {has}, and no {lacks}.",
         where=where,
-        mend=_MENDS[wanted, found],
+        mend=f"{first_mend} {mend}".lstrip() if found == "prompt" else mend,
     )
 
 
@@ -149,6 +176,30 @@ def _demonstration(record: Pair | Label, completion: Any, meta: dict[str, Any]) 
     )
 
 
+def _unnamed(record: Pair | Label | Demonstration) -> dict[str, Any]:
+    """The record as a row, without an id that is only the hash of its contents."""
+    row = record.as_row()
+    return row if "id" in record.model_fields_set else {name: row[name] for name in row if name != "id"}
+
+
+def _has_prompt_and_text(row: Mapping[Any, Any]) -> bool:
+    return row.get("prompt") is not None and row.get("completion") is None and row.get("messages") is None
+
+
+def _prompt_notes(rows: Counter[Kind | None], records: Counter[Kind | None]) -> list[str]:
+    """Where prompts came from, and how many rows asked again what another had asked."""
+    notes = [
+        f"Read {_count(records[kind], 'prompt')} from {_count(rows[kind], kind)}: the same prompt is read once."
+        for kind in _WITH_ANSWERS
+        if rows[kind]
+    ]
+    repeated = rows["prompt"] - records["prompt"]
+    if repeated:
+        rows_repeat = "row repeats" if repeated == 1 else "rows repeat"
+        notes.append(f"{repeated:,} {rows_repeat} a prompt with the same columns, which is read once.")
+    return notes
+
+
 def _pair_meta(pair: Pair) -> dict[str, Any]:
     """The pair's meta, with what is said of pairs only."""
     row = pair.as_row()
@@ -159,14 +210,20 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-_TELLING = ("chosen", "rejected", "completion", "completions", "ranks", "ranked", "messages", "text")
-_KINDS: dict[type, Kind] = {Pair: "pair", Label: "label", Demonstration: "demonstration"}
+_TELLING = ("chosen", "rejected", "completion", "completions", "ranks", "ranked", "messages", "text", "prompt")
+_KINDS: dict[type, Kind] = {Pair: "pair", Label: "label", Demonstration: "demonstration", PromptRecord: "prompt"}
+_HAS = {"label": "a completion and a label", "group": "ranked completions", "prompt": "a prompt"}
+_WITH_ANSWERS: tuple[Kind, ...] = ("pair", "label", "demonstration", "group")
 _IN_ONE_ROW = "for pairs put a better and a worse answer to the same prompt in one row, as chosen and rejected."
 _RANKED = "Train on them with `preftune reward`, which reads every two answers as a pair"
+_PROMPTS_ALONE = "On prompts alone train with `preftune grpo`, which samples the answers itself and has them rewarded."
 _MENDS: dict[tuple[Kind, Kind], str] = {
     ("pair", "label"): f"Train on them with `preftune kto`; {_IN_ONE_ROW}",
     ("pair", "demonstration"): f"Train on them with `preftune sft`; {_IN_ONE_ROW}",
     ("label", "demonstration"): "Train on them with `preftune sft`, or add a column label: true for a good answer.",
     ("label", "group"): f"{_RANKED}, or give each answer a row with a label.",
     ("demonstration", "group"): f"{_RANKED}, or give the best answers as completion.",
+    ("pair", "prompt"): _PROMPTS_ALONE,
+    ("label", "prompt"): _PROMPTS_ALONE,
+    ("demonstration", "prompt"): _PROMPTS_ALONE,
 }

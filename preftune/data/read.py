@@ -21,9 +21,10 @@ from preftune.data.kinds import (
     kind_of_row,
     labels_of_row,
     pairs_of_row,
+    prompts_of_row,
     wrong_kind,
 )
-from preftune.data.records import Demonstration, Label, Pair, Record, content_row
+from preftune.data.records import Demonstration, Label, Pair, PromptRecord, Record, content_row
 from preftune.data.row_parts import RowProblem
 from preftune.data.sources import RawRow, choose_split, dataset_rows, numbered_rows, open_place
 from preftune.errors import PreftuneError
@@ -102,6 +103,24 @@ def read_demonstrations(source: object, *, split: str = "train", limit: int | No
     return _read(source, split, limit, "demonstration", demonstrations_of_row)
 
 
+def read_prompts(source: object, *, split: str = "train", limit: int | None = None) -> Reading[PromptRecord]:
+    """The prompts of a source, by the rules of ``read_pairs``; of rows with answers their prompts.
+
+    Each prompt is read once: rows that repeat one are used and give nothing more. Of prompt-only rows those with
+    other columns, such as another right answer, are other prompts.
+    """
+    seen: set[str] = set()
+
+    def unseen(row: object) -> tuple[PromptRecord, ...]:
+        (record,) = prompts_of_row(row)
+        alone, whole = fingerprint([record.model_copy(update={"columns": {}})]), fingerprint([record])
+        is_known = (whole if kind_of_row(row) == "prompt" else alone) in seen
+        seen.update((alone, whole))
+        return () if is_known else (record,)
+
+    return _read(source, split, limit, "prompt", unseen)
+
+
 def joined(readings: Sequence[Reading[R]]) -> Reading[R]:
     """Several readings as one, by the name of the first."""
     return Reading(
@@ -114,11 +133,11 @@ def joined(readings: Sequence[Reading[R]]) -> Reading[R]:
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """A SHA-256, in hex, of what training depends on: contents, labels, confidences and margins in their order."""
+    """A SHA-256, in hex, of what training depends on, in order: contents, labels, and what weighs or rewards them."""
     digest = hashlib.sha256()
     for record in records:
-        weights = {name: getattr(record, name) for name in ("confidence", "margin") if hasattr(record, name)}
-        digest.update(json.dumps(content_row(record) | weights, sort_keys=True).encode() + b"\n")
+        beside = {name: getattr(record, name) for name in ("confidence", "margin", "columns") if hasattr(record, name)}
+        digest.update(json.dumps(content_row(record) | beside, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -148,7 +167,8 @@ def _read(
     notes = conversion_notes(wanted, used, made, undesirable)
     reading = Reading(tuple(records), tuple(rejected), name, notes, used.total())
     if not records:
-        raise wrong_kind(wanted, kinds, name) or _nothing_usable(reading, wanted)
+        first_mend = next((row.mend for row in rejected if row.field is not None), "")
+        raise wrong_kind(wanted, kinds, name, first_mend) or _nothing_usable(reading, wanted)
     return reading
 
 

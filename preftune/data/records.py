@@ -1,4 +1,4 @@
-"""The records: a pair of answers of which one won, an answer with a label, and an answer to learn from."""
+"""The records: a pair of answers of which one won, an answer with a label, an answer to learn from, a prompt alone."""
 
 from __future__ import annotations
 
@@ -169,7 +169,39 @@ class Demonstration(BaseModel):
         return {"messages": _plain((*self.prompt, *self.completion))}
 
 
-Record: TypeAlias = Pair | Label | Demonstration
+class PromptRecord(BaseModel):
+    """A prompt to answer: what a model samples its own completions to.
+
+    ``columns`` is what else the row says, such as the right answer; reward functions get it by name. ``id`` defaults
+    to a short hash of both.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Prompt
+    columns: dict[str, Any] = Field(default_factory=dict)
+    id: StrictStr = Field(default_factory=lambda data: _content_id(data, "prompt", "columns"))
+    source: Source | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _columns_are_others(self) -> PromptRecord:
+        if own := sorted(self.columns.keys() & PromptRecord.model_fields.keys()):
+            raise ValueError(f"{', '.join(own)} cannot be columns: a prompt has fields of these names")
+        return self
+
+    @property
+    def is_conversational(self) -> bool:
+        """True where the prompt is messages."""
+        return not isinstance(self.prompt, str)
+
+    def as_row(self) -> dict[str, Any]:
+        """The prompt as a plain dict in TRL's prompt-only format, its columns beside it."""
+        about = _present(id=self.id, source=self.source, meta=self.meta or None)
+        return content_row(self) | self.columns | about
+
+
+Record: TypeAlias = Pair | Label | Demonstration | PromptRecord
 
 
 def content_row(record: Record) -> dict[str, Any]:
@@ -234,8 +266,8 @@ def _present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _plain(value: Prompt | bool | None) -> str | bool | list[dict[str, Any]] | None:
-    if value is None or isinstance(value, str | bool):
+def _plain(value: Prompt | dict[str, Any] | bool | None) -> str | bool | dict[str, Any] | list[dict[str, Any]] | None:
+    if value is None or isinstance(value, str | bool | dict):
         return value
     return [message.as_row() for message in value]
 
@@ -253,4 +285,5 @@ _CONTENT: dict[type, tuple[str, ...]] = {
     Pair: ("prompt", "chosen", "rejected"),
     Label: ("prompt", "completion", "label"),
     Demonstration: ("prompt", "completion"),
+    PromptRecord: ("prompt",),
 }

@@ -9,12 +9,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from preftune.data.records import Demonstration, Label, Message, Pair, Vote
+from preftune.data.records import Demonstration, Label, Message, Pair, PromptRecord, Vote
 
 Messages: TypeAlias = tuple[Message, ...]
 Content: TypeAlias = str | Messages
 Row: TypeAlias = Mapping[Any, Any]
-R = TypeVar("R", Pair, Label, Demonstration)
+R = TypeVar("R", Pair, Label, Demonstration, PromptRecord)
 
 _MAYBE_MESSAGES = ("prompt", "chosen", "rejected", "completion", "messages")
 _JSON_CELLS = ("annotators", "meta", "source", "completions", "ranks")
@@ -33,7 +33,7 @@ class RowProblem(Exception):
 
 def row_of(row: object, wanted: str) -> Row:
     """The row as a mapping; ``wanted`` names the fields it should have."""
-    if isinstance(row, Pair | Label | Demonstration):
+    if isinstance(row, Pair | Label | Demonstration | PromptRecord):
         return row.as_row()
     if not isinstance(row, Mapping):
         raise RowProblem("not-an-object", None, f"A row must be an object with {wanted}, not {kind_of(row)}.")

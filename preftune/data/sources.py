@@ -160,9 +160,9 @@ def _rows_of_document(document: object) -> list[Any] | None:
         return [dict(zip(document, cells, strict=True)) for cells in zip(*document.values(), strict=True)]
     if any(name in document for name in _ROW_COLUMNS):
         return [document]
-    lists = [value for value in document.values() if isinstance(value, list)]
+    lists = [value for name, value in document.items() if isinstance(value, list) and name != "prompt"]
     tables = [rows for rows in lists if any(isinstance(row, dict) for row in rows)]
-    if not tables and isinstance(document.get("text"), str):
+    if not tables and (isinstance(document.get("text"), str) or "prompt" in document):
         return [document]
     return tables[0] if len(tables) == 1 else None
 

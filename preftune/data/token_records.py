@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -110,7 +111,34 @@ class TokenDemonstration:
         return replace(self, prompt=prompt, completion=self.completion[:room], mask=mask)
 
 
-TokenRecord: TypeAlias = TokenPair | TokenLabel | TokenDemonstration
+@dataclass(frozen=True)
+class TokenPrompt:
+    """A prompt to answer as token ids, the assistant's turn opened in a chat.
+
+    ``content`` is the prompt as it was given, text or messages, and ``columns`` what else its row said: reward
+    functions get both.
+    """
+
+    NOUN: ClassVar = "prompt"
+    FIELDS: ClassVar = ("prompt",)  # those that are tokens
+
+    id: str
+    prompt: TokenIds
+    columns: dict[str, Any] = field(default_factory=dict)
+    content: str | list[dict[str, Any]] = ""
+
+    @property
+    def completions(self) -> tuple[TokenIds, ...]:
+        """None: they are still to be sampled."""
+        return ()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt)
+
+
+TokenRecord: TypeAlias = TokenPair | TokenLabel | TokenDemonstration | TokenPrompt
 T = TypeVar("T", bound=TokenRecord)
 
 
@@ -158,7 +186,10 @@ class Tokenized(Generic[T]):
 
 
 def fingerprint_tokens(records: Sequence[TokenRecord]) -> str:
-    """A hash of every token in order, and of what is learned: data, tokenizer, template and truncation change it."""
+    """A hash of every token in order, of what is learned and of what prompts are rewarded by.
+
+    Data, tokenizer, template and truncation change it.
+    """
     digest = hashlib.sha256()
     for record in records:
         for ids in (record.prompt, *record.completions):
@@ -168,6 +199,9 @@ def fingerprint_tokens(records: Sequence[TokenRecord]) -> str:
             digest.update(b"+" if record.label else b"-")
         if isinstance(record, TokenDemonstration):
             digest.update(b"all" if record.mask is None else record.mask.astype(np.uint8).tobytes())
+        if isinstance(record, TokenPrompt):
+            beside = json.dumps([record.content, record.columns], sort_keys=True, default=str).encode()
+            digest.update(len(beside).to_bytes(8, "little") + beside)
     return digest.hexdigest()
 
 

@@ -15,16 +15,18 @@ from preftune.data.encoding import (
     answer_texts,
     encode_answers,
     encode_prompt,
+    encode_prompts,
     render_prompt,
 )
 from preftune.data.learned_turns import LearnedTurns, RewrittenTurn, learned_turns, plain_answers, whole_chats
-from preftune.data.records import Demonstration, Label, Pair, Record
+from preftune.data.records import Demonstration, Label, Pair, PromptRecord, Record, content_row
 from preftune.data.token_records import (
     Dropped,
     TokenDemonstration,
     Tokenized,
     TokenLabel,
     TokenPair,
+    TokenPrompt,
     TokenRecord,
     fingerprint_tokens,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "TokenDemonstration",
     "TokenLabel",
     "TokenPair",
+    "TokenPrompt",
     "TokenRecord",
     "Tokenized",
     "Tokenizer",
@@ -46,14 +49,16 @@ __all__ = [
     "tokenize_demonstrations",
     "tokenize_labels",
     "tokenize_pairs",
+    "tokenize_prompts",
 ]
 
 TruncationMode: TypeAlias = Literal["keep_completion", "keep_start"]
 Progress: TypeAlias = Callable[[int], object]
 _BLOCK = 512  # records tokenised at once
 
-R = TypeVar("R", Pair, Label, Demonstration)
+R = TypeVar("R", bound=Record)
 T = TypeVar("T", TokenPair, TokenLabel, TokenDemonstration)
+S = TypeVar("S")
 
 
 def tokenize_pairs(
@@ -113,14 +118,42 @@ def tokenize_demonstrations(
     )
 
 
+def tokenize_prompts(
+    prompts: Sequence[PromptRecord],
+    tokenizer: Tokenizer,
+    *,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Tokenized[TokenPrompt]:
+    """The prompts as tokens, as a model is given them to answer.
+
+    A chat template opens the assistant's turn, or leaves it open where the prompt ends with one. A prompt is never
+    cut: one of more than ``max_length`` tokens is left out, as is one that the template refuses. Errors are those
+    of ``tokenize_pairs``.
+    """
+    if max_length is not None and max_length < 1:
+        raise PreftuneError(f"max_length is {max_length}.", mend="It must hold a prompt token.")
+    encode = partial(_encode_prompts, tokenizer=tokenizer, max_length=max_length)
+    kept: list[TokenPrompt] = []
+    dropped: list[Dropped] = []
+    for outcome in _encode(prompts, encode, progress):
+        if isinstance(outcome, Dropped):
+            dropped.append(outcome)
+        else:
+            kept.append(outcome)
+    if dropped and not kept:
+        raise _none_left(TokenPrompt, dropped)
+    return Tokenized(TokenPrompt, tuple(kept), tuple(dropped), 0, 0, 0, 0)
+
+
 _Encoded: TypeAlias = tuple[T, int]  # a record untruncated, with the number of tokens its prompt has alone
 
 
 def _encode(
     records: Sequence[R],
-    encode_block: Callable[[Sequence[R]], list[_Encoded[T] | Dropped]],
+    encode_block: Callable[[Sequence[R]], list[S | Dropped]],
     progress: Progress | None,
-) -> Iterator[_Encoded[T] | Dropped]:
+) -> Iterator[S | Dropped]:
     for begin in range(0, len(records), _BLOCK):
         block = records[begin : begin + _BLOCK]
         yield from encode_block(block)
@@ -154,19 +187,48 @@ def _encode_answers(
     records: Sequence[Pair] | Sequence[Label], tokenizer: Tokenizer
 ) -> list[tuple[list[TokenIds], int] | Dropped]:
     """Prompt and completions of each record, with the length of the prompt alone; or why it cannot be rendered."""
-    found: dict[int, tuple[list[TokenIds], int] | Dropped] = {}
-    texts: dict[int, tuple[str, ...]] = {}
-    for i, record in enumerate(records):
-        try:
-            texts[i] = answer_texts(record, tokenizer)
-        except TemplateRefusal as refusal:
-            found[i] = _refused(record, refusal)
+    texts, refused = _rendered(records, partial(answer_texts, tokenizer=tokenizer))
+    found: dict[int, tuple[list[TokenIds], int] | Dropped] = {**refused}
     for is_chat in (False, True):
         members = [i for i in texts if records[i].is_conversational is is_chat]
         outcomes = encode_answers([texts[i] for i in members], tokenizer, is_chat=is_chat)
         for i, (parts, prompt_alone) in zip(members, outcomes, strict=True):
             found[i] = [_ids(part) for part in parts], prompt_alone
     return [found[i] for i in range(len(records))]
+
+
+def _encode_prompts(
+    records: Sequence[PromptRecord], tokenizer: Tokenizer, max_length: int | None
+) -> list[TokenPrompt | Dropped]:
+    texts, refused = _rendered(records, partial(render_prompt, tokenizer=tokenizer))
+    found: dict[int, TokenPrompt | Dropped] = {**refused}
+    for is_chat in (False, True):
+        members = [i for i in texts if records[i].is_conversational is is_chat]
+        encoded = encode_prompts([texts[i] for i in members], tokenizer, is_chat=is_chat)
+        for i, ids in zip(members, encoded, strict=True):
+            found[i] = _prompt(records[i], ids, max_length)
+    return [found[i] for i in range(len(records))]
+
+
+def _prompt(record: PromptRecord, ids: Sequence[int], max_length: int | None) -> TokenPrompt | Dropped:
+    if not ids:
+        return Dropped(record.id, "no-prompt-token", "Nothing predicts the answer's first token: give a prompt or BOS.")
+    if max_length is not None and len(ids) > max_length:
+        mend = f"It has {len(ids):,} tokens, {max_length:,} are allowed: raise --max_length or shorten it."
+        return Dropped(record.id, "prompt-too-long", mend)
+    return TokenPrompt(record.id, _ids(ids), record.columns, content_row(record)["prompt"])
+
+
+def _rendered(records: Sequence[R], render: Callable[[R], S]) -> tuple[dict[int, S], dict[int, Dropped]]:
+    """What ``render`` makes of each record, and those the chat template refuses, by their numbers."""
+    texts: dict[int, S] = {}
+    refused: dict[int, Dropped] = {}
+    for i, record in enumerate(records):
+        try:
+            texts[i] = render(record)
+        except TemplateRefusal as refusal:
+            refused[i] = _refused(record, refusal)
+    return texts, refused
 
 
 def _encode_demonstrations(
@@ -237,12 +299,14 @@ def _tokenized(
         completions_cut += sum(map(len, record.completions)) < sum(map(len, raw.completions))
         tokens_cut += raw.length - record.length
     if n and not kept:
-        raise PreftuneError(
-            f"None of {n} {kind.NOUN}s can be used ({dropped[0].reason}).",
-            where=f"{kind.NOUN} {dropped[0].id}",
-            mend=dropped[0].mend,
-        )
+        raise _none_left(kind, dropped)
     return Tokenized(kind, tuple(kept), tuple(dropped), prompts_cut, completions_cut, tokens_cut, moved)
+
+
+def _none_left(kind: type[TokenRecord], dropped: Sequence[Dropped]) -> PreftuneError:
+    first = dropped[0]
+    what = f"None of {len(dropped)} {kind.NOUN}s can be used ({first.reason})."
+    return PreftuneError(what, where=f"{kind.NOUN} {first.id}", mend=first.mend)
 
 
 def _truncate(record: T, max_length: int, mode: TruncationMode, bos: int | None) -> T:

@@ -40,7 +40,7 @@ def test_hh_splits_without_leakage() -> None:
 
 def test_pandalm_comparisons_are_refused_with_their_columns_and_read_after_a_vote() -> None:
     path = place("pandalm/comparisons.jsonl")
-    with pytest.raises(PreftuneError, match=r"None of 999 rows.*missing-field.*response_1, response_2"):
+    with pytest.raises(PreftuneError, match=r"These are prompts, not pairs.*999 rows.*response_1, response_2"):
         read_pairs(path)
     rows = [voted(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     decided = [row for row in rows if row]

@@ -16,6 +16,7 @@ from preftune.errors import PreftuneError
 PAIR = {"id": "p", "prompt": "q", "chosen": "yes", "rejected": "no", "confidence": 0.5, "margin": 2.0}
 GOOD, BAD = ({"prompt": "q", "completion": text, "label": text == "yes"} for text in ("yes", "no"))
 SHOWN = {"prompt": "q", "completion": "yes"}
+ASKED = {"prompt": "q", "answer": "4"}
 GROUP = {"id": "g", "prompt": "q", "completions": ["a", "b", "c"], "ranks": [1, 2, 3]}
 
 
@@ -62,6 +63,10 @@ def test_groups_of_ranked_answers_are_read_as_pairs() -> None:
         (read_labels, [SHOWN, {"text": "x"}], r"demonstrations, not labels.*preftune sft.*column label"),
         (read_labels, [GROUP], r"groups of ranked answers, not labels.*preftune reward"),
         (read_demonstrations, [GROUP], r"groups of ranked answers, not demonstrations.*preftune reward"),
+        (read_pairs, [ASKED], r"prompts, not pairs: the one row has a prompt, and no chosen and rej.*preftune grpo"),
+        (read_pairs, [ASKED], r"The row has prompt, answer; rename its columns to prompt, chosen and rejected"),
+        (read_labels, [ASKED] * 2, r"prompts, not labels: each of 2 rows has a prompt, and no label.*preftune grpo"),
+        (read_demonstrations, [ASKED], r"prompts, not demonstrations.*preftune grpo"),
     ],
 )
 def test_rows_of_another_kind_are_refused_with_what_helps(read: Any, rows: list[dict[str, Any]], says: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from preftune.data.read import Reading, fingerprint, read_demonstrations, read_labels, read_pairs
+from preftune.data.read import Reading, fingerprint, read_demonstrations, read_labels, read_pairs, read_prompts
 from preftune.data.records import Demonstration, Label, Pair
 from preftune.errors import PreftuneError
 
@@ -83,7 +83,7 @@ def test_ten_thousand_mangled_rows_lose_nothing_and_stop_nothing(tmp_path: Path)
         json.dumps(pair.as_row(), ensure_ascii=False, allow_nan=False).encode()
 
 
-@pytest.mark.parametrize("read", [read_pairs, read_labels, read_demonstrations])
+@pytest.mark.parametrize("read", [read_pairs, read_labels, read_demonstrations, read_prompts])
 def test_mangled_rows_of_all_kinds_are_records_or_reported(
     tmp_path: Path, read: Callable[[object], Reading[Any]]
 ) -> None:
@@ -131,6 +131,11 @@ def good_demonstration(number: int) -> dict[str, Any]:
     turns = [{"role": "user", "content": f"q {number}"}, {"role": "assistant", "content": "yes"}]
     rows = ({"messages": turns * 2}, {"text": f"text {number}"}, {"prompt": f"q {number}", "completion": "yes"})
     return {"id": str(number), "source": "log", **rows[number % 3]}
+
+
+def good_prompt(number: int) -> dict[str, Any]:
+    prompt = f"q {number}" if number % 2 else [{"role": "user", "content": f"q {number}"}]
+    return {"id": str(number), "prompt": prompt, "answer": number, "meta": {"topic": "tests"}}
 
 
 def good_group(number: int) -> dict[str, Any]:
@@ -219,4 +224,5 @@ KINDS: dict[Callable[..., Any], list[Callable[[int], dict[str, Any]]]] = {
     read_pairs: [good_row, good_group],
     read_labels: [good_label, good_row],
     read_demonstrations: [good_demonstration, good_label, good_row],
+    read_prompts: [good_prompt, good_demonstration, good_row, good_group],
 }

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preftune.data.read import Reading, read_demonstrations, read_labels, read_pairs
+from preftune.data.read import Reading, read_demonstrations, read_labels, read_pairs, read_prompts
 from preftune.errors import PreftuneError
 
 ROWS = [{"prompt": f"q{number}", "chosen": f"yes {number}", "rejected": f"no {number}"} for number in range(5)]
@@ -97,13 +97,15 @@ OTHER_ROWS: dict[str, tuple[Callable[[Any], Reading[Any]], list[dict[str, Any]]]
     "chat answers": (read_demonstrations, CHAT_ANSWERS),
     "conversations": (read_demonstrations, [{"messages": row["prompt"] + row["chosen"]} for row in CHAT_ROWS]),
     "texts": (read_demonstrations, [{"text": row["chosen"]} for row in ROWS]),
+    "prompts": (read_prompts, [{"prompt": row["prompt"], "answer": row["chosen"]} for row in ROWS]),
+    "chat prompts": (read_prompts, [{"prompt": row["prompt"]} for row in CHAT_ROWS]),
     "groups": (read_pairs, [{"prompt": "q", "completions": ["a", f"b{n}"], "ranks": [2, 1]} for n in range(3)]),
 }
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("records", OTHER_ROWS)
-def test_every_kind_of_file_gives_the_same_labels_and_demonstrations(tmp_path: Path, kind: str, records: str) -> None:
+def test_every_kind_of_file_gives_the_same_other_records(tmp_path: Path, kind: str, records: str) -> None:
     name, write = WRITERS[kind]
     read, rows = OTHER_ROWS[records]
     path = tmp_path / name
