@@ -25,15 +25,18 @@ class Head:
     softcap: float | None = None
 
     def log_probs(
-        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, "targets"]
+        self, hidden: Float[Tensor, "targets width"], targets: Int[Tensor, "targets"], temperature: float = 1.0
     ) -> tuple[Float[Tensor, "targets"], Float[Tensor, "targets"]]:
-        """log p(target) in nats, with gradients, and each distribution's entropy, without; both float32."""
+        """log p(target) in nats, with gradients, and each distribution's entropy, without; both float32.
+
+        They are of the distribution that is drawn from at ``temperature``: the softmax of logits / temperature.
+        """
         weight, bias, device = self.module.weight, self.module.bias, hidden.device.type
         if torch.is_autocast_enabled(device):
             weight = weight.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
             return _ChunkedLogProbs.apply(  # type: ignore[return-value]
-                hidden, weight, bias, targets, self.scale, self.softcap, torch.is_grad_enabled()
+                hidden, weight, bias, targets, self.scale, self.softcap, temperature, torch.is_grad_enabled()
             )
 
 
@@ -73,6 +76,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         softcap: float | None,
+        temperature: float,
         with_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         hidden = hidden.to(weight.dtype)
@@ -84,7 +88,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
         save = needs_grad and softcap is None and n * vocab * weight.element_size() <= SAVED_PROBABILITIES_BYTES
         saved = hidden.new_empty(n, vocab) if save else None
         for rows in _chunks(n, CPU_FORWARD_TOKENS if hidden.device.type == "cpu" else CHUNK_TOKENS):
-            logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)
+            logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap, temperature)
             chosen = logits.gather(1, targets[rows, None])[:, 0]
             normaliser = torch.logsumexp(logits, -1)
             log_probs[rows], log_normaliser[rows] = chosen - normaliser, normaliser
@@ -94,14 +98,14 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if saved is not None:
                 saved[rows] = probabilities
         ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser, saved)
-        ctx.scale, ctx.softcap = scale, softcap
+        ctx.scale, ctx.softcap, ctx.temperature = scale, softcap, temperature
         ctx.mark_non_differentiable(entropy)
         return log_probs, entropy
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias, targets, log_normaliser, saved = ctx.saved_tensors
-        scale, softcap = ctx.scale, ctx.softcap
+        scale, softcap, temperature = ctx.scale, ctx.softcap, ctx.temperature
         grad_hidden = torch.empty_like(hidden)
         grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
@@ -110,17 +114,17 @@ class _ChunkedLogProbs(torch.autograd.Function):
             if saved is not None:
                 grad_logits = saved[rows] * (-grad[rows, None]).to(hidden.dtype)
             else:
-                logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap)
+                logits = _logits(hidden[rows], weight, bias, targets[rows], scale, softcap, temperature)
                 if softcap is not None:
-                    inner = 1 - (logits / softcap).square()
+                    inner = 1 - (logits / (softcap / temperature)).square()
                 probabilities = logits.sub_(log_normaliser[rows, None]).exp_()
                 grad_logits = probabilities.mul_(-grad[rows, None]).to(hidden.dtype)
             each = torch.arange(grad_logits.shape[0], device=hidden.device)
             grad_logits[each, targets[rows]] += grad[rows].to(hidden.dtype)
             if inner is not None:
                 grad_logits *= inner.to(hidden.dtype)
-            if scale != 1.0:
-                grad_logits *= scale
+            if scale != temperature:
+                grad_logits *= scale / temperature
             torch.mm(grad_logits, weight, out=grad_hidden[rows])
             if ctx.needs_input_grad[1]:
                 grad_weight = _add_product(grad_weight, grad_logits.t(), hidden[rows])
@@ -128,7 +132,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
                 grad_bias += grad_logits.sum(0)
         if grad_weight is None and ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)  # no target at all
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
@@ -140,7 +144,13 @@ def _chunks(n: int, size: int) -> list[slice]:
 
 
 def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
 ) -> Tensor:
     logits = torch.mm(hidden, weight.t()).float()
     if weight.dtype != torch.float32:
@@ -148,7 +158,8 @@ def _logits(
         logits.scatter_(1, targets[:, None], exact[:, None])
     if bias is not None:
         logits += bias
-    return _cap(logits * scale if scale != 1.0 else logits, softcap)
+    logits = _cap(logits * scale if scale != 1.0 else logits, softcap)
+    return logits.div_(temperature) if temperature != 1.0 else logits
 
 
 def _cap(logits: Tensor, softcap: float | None) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from preftune.errors import PreftuneError
 from preftune.models.head import find_head
 from preftune.models.layout import Group, Layout, lay_out
 from preftune.models.paths import causal_model, cheapest_path, hidden_states, probe_groups, refuse_unfit, use_attention
@@ -61,33 +62,45 @@ class LogProbEngine(nn.Module):
     """A causal language model as a function from groups of tokens to the log-probs of their completions.
 
     A module of its own, so that data-parallel wrappers see its forward pass. ``note`` is told in one line
-    when the cheapest path cannot be used, and why.
+    when the cheapest path cannot be used, and why. Log-probs are of the distribution that is drawn from at
+    ``temperature``.
     """
 
     def __init__(
-        self, model: nn.Module, *, path: Path | None = None, note: Callable[[str], object] | None = None
+        self,
+        model: nn.Module,
+        *,
+        path: Path | None = None,
+        note: Callable[[str], object] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        if not temperature > 0:
+            mend = "Draw at a temperature above 0: the greedy distribution has no log-probs to learn from."
+            raise PreftuneError(f"Log-probs are asked for at temperature {temperature:g}.", mend=mend)
+        self.temperature = temperature
         refuse_unfit(model)
         self.model = model
         self.path: Path = path or choose_path(model, note or (lambda _: None))
         use_attention(causal_model(model), self.path)
 
     def forward(self, groups: Sequence[Group]) -> CompletionLogProbs:
-        return completion_log_probs(self.model, groups, self.path)
+        return completion_log_probs(self.model, groups, self.path, self.temperature)
 
 
-def completion_log_probs(model: nn.Module, groups: Sequence[Group], path: Path) -> CompletionLogProbs:
+def completion_log_probs(
+    model: nn.Module, groups: Sequence[Group], path: Path, temperature: float = 1.0
+) -> CompletionLogProbs:
     """Log-probs of every completion of ``groups``, in order, computed by ``path``."""
     inner: Any = causal_model(model)
     layout = lay_out(groups, share_prompt=path in ("packed", "masked"), pad_to_rows=path != "packed")
     targets = layout.targets.to(inner.device)
     head = find_head(inner)
     if path == "logits" or head is None:
-        per_token, entropy = _from_logits(inner, layout, targets)
+        per_token, entropy = _from_logits(inner, layout, targets, temperature)
     else:
         hidden = hidden_states(inner, layout, path)[layout.predicted_from.to(inner.device)]
-        per_token, entropy = head.log_probs(hidden, targets)
+        per_token, entropy = head.log_probs(hidden, targets, temperature)
     return CompletionLogProbs(per_token, entropy, layout.sequence.to(inner.device), layout.n_sequences)
 
 
@@ -105,7 +118,7 @@ def choose_path(model: nn.Module, note: Callable[[str], object]) -> Path:
     )
 
 
-def _from_logits(inner: Any, layout: Layout, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _from_logits(inner: Any, layout: Layout, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     device = inner.device
     arguments = {
         "input_ids": layout.input_ids.to(device),
@@ -113,6 +126,7 @@ def _from_logits(inner: Any, layout: Layout, targets: Tensor) -> tuple[Tensor, T
         "use_cache": False,
     }
     logits = inner(**arguments).logits.flatten(0, 1)[layout.predicted_from.to(device)]
-    log_probs = logits.float().log_softmax(-1)
+    logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+    log_probs = logits.log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum(-1).detach()
     return log_probs.gather(1, targets[:, None])[:, 0], entropy

@@ -211,6 +211,7 @@ def _fingerprint_of(
     """A hash of what the log-probs depend on: weights as they then are, and settings such as a norm's epsilon."""
     config = causal_model(engine.model).config.to_dict()  # type: ignore[union-attr, operator]
     said = {name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")}
+    said |= {} if engine.temperature == 1.0 else {"drawn_at_temperature": engine.temperature}
     settings = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
     return lambda: fingerprint_weights([(settings, torch.empty(0)), *tensors(engine.model)])
 

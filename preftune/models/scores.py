@@ -1,7 +1,7 @@
 """A reward model's score of each completion, by the cheapest path the model allows.
 
-The score is read at the last token of prompt and completion, EOS included. Paths, cheapest first; each is checked
-on a small batch of the model itself against the last before it is used:
+The score is read at the last token of prompt and completion, EOS included. Paths, cheapest first, for whatever is
+read from the head; each is checked on a small batch of the model itself against the last before it is used:
 
 ``packed``  prompts shared, segments end to end in one unpadded row
 ``plain``   one padded row a sequence
@@ -12,24 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from preftune.data.batches import by_length
 from preftune.errors import PreftuneError
 from preftune.models.head import in_effect
-from preftune.models.layout import Group, lay_out
+from preftune.models.layout import Group, Layout, Tokens, lay_out
 from preftune.models.paths import causal_model, cheapest_path, hidden_states, probe_groups, refuse_unfit, use_attention
 from preftune.models.reference import Item, groups_of
 
 Path = Literal["packed", "plain", "own"]
 PATHS: tuple[Path, ...] = ("packed", "plain", "own")
 HEAD_NAMES = ("score", "classifier")
+
+Compute: TypeAlias = Callable[[nn.Module, Sequence[Group], Path], Tensor]
 
 
 class ScoreEngine(nn.Module):
@@ -43,11 +45,8 @@ class ScoreEngine(nn.Module):
         self, model: nn.Module, *, path: Path | None = None, note: Callable[[str], object] | None = None
     ) -> None:
         super().__init__()
-        refuse_unfit(model)
-        _require_one_label(causal_model(model))
         self.model = model
-        self.path: Path = path or choose_path(model, note or (lambda _: None))
-        use_attention(causal_model(model), self.path)
+        self.path: Path = prepare_path(model, completion_scores, "scores", path, note)
 
     def forward(self, groups: Sequence[Group]) -> Float[Tensor, "sequences"]:
         return completion_scores(self.model, groups, self.path)
@@ -57,33 +56,69 @@ def completion_scores(model: nn.Module, groups: Sequence[Group], path: Path) -> 
     """The score of every completion of ``groups``, in order, computed by ``path``.
 
     The last token's place is known from the lengths, never guessed from token ids: an EOS that also pads is read
-    where it ends a completion, and padding on the left is no question. The head's product is float32, so that
-    bfloat16 makes no ties by rounding scores.
+    where it ends a completion, and padding on the left is no question.
     """
     inner: Any = causal_model(model)
     head = find_score_head(inner)
     if path == "own" or head is None:
-        return _own_scores(inner, groups)
+        return own_scores(inner, [[*group.prompt, *one] for group in groups for one in group.completions])
     layout = lay_out(groups, share_prompt=path == "packed", pad_to_rows=path != "packed", keep_last=True)
-    hidden = hidden_states(inner, layout, path)[layout.last.to(inner.device)]
+    return read_head(inner, head, layout, layout.last, path)
+
+
+def read_head(
+    inner: Any, head: nn.Linear, layout: Layout, places: Int[Tensor, "places"], path: Path
+) -> Float[Tensor, "places"]:
+    """The head's output at ``places`` of the layout's hidden states, flat; ``path`` is not ``own``.
+
+    The product is float32, so that bfloat16 makes no ties by rounding.
+    """
+    hidden = hidden_states(inner, layout, path)[places.to(inner.device)]
     bias = None if head.bias is None else head.bias.float()
     with torch.autocast(hidden.device.type, enabled=False):
         return F.linear(hidden.float(), head.weight.float(), bias)[:, 0]
 
 
-def choose_path(model: nn.Module, note: Callable[[str], object]) -> Path:
-    """The cheapest path that gives the model's own scores on a small batch of this very model."""
+def own_scores(inner: Any, rows: Sequence[Tokens]) -> Float[Tensor, "rows"]:
+    """transformers' own scores of whole sequences, one at a time."""
+    logits = []
+    with _no_padding(inner.config):
+        for row in rows:
+            ids = torch.tensor([list(row)], device=inner.device)
+            logits.append(inner(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)
+    return torch.cat(logits)[:, 0].float()
+
+
+def prepare_path(
+    model: nn.Module, compute: Compute, what: str, path: Path | None, note: Callable[[str], object] | None
+) -> Path:
+    """``path``, or the cheapest that fits where it is None; the model then has the attention it needs.
+
+    Raises ``PreftuneError`` for models that give no scores.
+    """
+    refuse_unfit(model)
+    _require_one_label(causal_model(model))
+    found = path or choose_path(model, note or (lambda _: None), compute, what)
+    use_attention(causal_model(model), found)
+    return found
+
+
+def choose_path(
+    model: nn.Module, note: Callable[[str], object], compute: Compute = completion_scores, what: str = "scores"
+) -> Path:
+    """The cheapest path by which ``compute`` gives the model's own numbers on a small batch of this very model."""
     inner = causal_model(model)
     head, probe = find_score_head(inner), probe_groups(inner)
-    return cheapest_path(
-        model,
-        PATHS,
-        lambda path: completion_scores(model, probe, path),
-        what="scores",
-        note=note,
-        obstacle="the score head is more than one matrix" if head is None else None,
-        scale=1.0 if head is None else float(head.weight.detach().float().norm()),
-    )
+    with _telling(head):
+        return cheapest_path(
+            model,
+            PATHS,
+            lambda path: compute(model, probe, path),
+            what=what,
+            note=note,
+            obstacle="the score head is more than one matrix" if head is None else None,
+            scale=1.0 if head is None else float(head.weight.detach().float().norm()),
+        )
 
 
 def find_score_head(inner: nn.Module) -> nn.Linear | None:
@@ -128,14 +163,20 @@ def _require_one_label(inner: Any) -> None:
         )
 
 
-def _own_scores(inner: Any, groups: Sequence[Group]) -> Float[Tensor, "sequences"]:
-    rows = [[*group.prompt, *completion] for group in groups for completion in group.completions]
-    logits = []
-    with _no_padding(inner.config):
-        for row in rows:
-            ids = torch.tensor([row], device=inner.device)
-            logits.append(inner(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits)
-    return torch.cat(logits)[:, 0].float()
+@contextmanager
+def _telling(head: nn.Linear | None) -> Iterator[None]:
+    """A head of zeros says the same of right and wrong hidden states; in here it is a random one."""
+    if head is None or head.weight.any():
+        yield
+        return
+    draw = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(head.weight.shape, generator=draw))
+        yield
+    finally:
+        with torch.no_grad():
+            head.weight.zero_()
 
 
 @contextmanager

@@ -32,6 +32,32 @@ def test_probabilities_computed_again_give_the_same_gradients(
     _check(n, bias, scale, None)
 
 
+@pytest.mark.parametrize("limit", [0, 2**28])
+@pytest.mark.parametrize("temperature", [0.6, 2.5])
+@EXTRAS
+def test_a_temperature_divides_the_capped_logits(
+    scale: float, softcap: float | None, temperature: float, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "SAVED_PROBABILITIES_BYTES", limit)
+    _check(CPU_FORWARD_TOKENS + 1, True, scale, softcap, temperature)
+
+
+def test_temperature_one_changes_no_bit() -> None:
+    found = []
+    for arguments in ((), (1.0,)):
+        hidden, targets, head = _problem(9, bias=True)
+        log_probs, entropy = Head(head.module, 0.25, 4.0).log_probs(hidden, targets, *arguments)
+        log_probs.sum().backward()
+        found.append((log_probs, entropy, hidden.grad, head.module.weight.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_without_a_cap_a_temperature_is_a_scale() -> None:
+    hidden, targets, head = _problem(9, bias=False)
+    cold, scaled = head.log_probs(hidden, targets, 0.5), Head(head.module, 2.0).log_probs(hidden, targets)
+    assert all(torch.allclose(one, other, rtol=1e-6, atol=1e-6) for one, other in zip(cold, scaled, strict=True))
+
+
 @pytest.mark.parametrize(("limit", "is_saved"), [(0, False), (2**28, True)])
 def test_probabilities_are_saved_below_the_limit_only(
     limit: int, is_saved: bool, monkeypatch: pytest.MonkeyPatch
@@ -65,38 +91,42 @@ def test_huge_logits_stay_finite() -> None:
     assert hidden.grad is not None and torch.isfinite(hidden.grad).all()
 
 
-def test_bfloat16_log_probs_are_better_than_a_softmax_of_bfloat16_logits() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_bfloat16_log_probs_are_better_than_a_softmax_of_bfloat16_logits(temperature: float) -> None:
     hidden, weight, targets = _spread_problem(400)
     module = nn.Linear(64, VOCAB, bias=False)
     module.weight = nn.Parameter(weight.bfloat16())
     hidden = hidden.bfloat16()
-    truth = _reference(hidden.double(), module.weight.double(), None, targets, 1.0, None)[0]
-    ours = Head(module).log_probs(hidden, targets)[0]
-    naive = module(hidden).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    assert _rms(ours - truth) < 0.6 * _rms(naive - truth)
+    truth = _reference(hidden.double(), module.weight.double(), None, targets, 1.0, None, temperature)[0]
+    ours = Head(module).log_probs(hidden, targets, temperature)[0]
+    naive = (module(hidden).float() / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert _rms(ours - truth) < (0.6 if temperature == 1.0 else 0.7) * _rms(naive - truth)
     assert _rms(ours - truth) < 0.03
 
 
-def test_bfloat16_log_probs_never_exceed_zero() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_bfloat16_log_probs_never_exceed_zero(temperature: float) -> None:
     hidden, weight, _ = _spread_problem(400)
     module = nn.Linear(64, VOCAB, bias=False)
     module.weight = nn.Parameter(weight.bfloat16() * 2)
     best = (hidden.bfloat16().float() @ module.weight.float().t()).argmax(-1)
-    assert (Head(module).log_probs(hidden.bfloat16(), best)[0] <= 1e-6).all()
+    assert (Head(module).log_probs(hidden.bfloat16(), best, temperature)[0] <= 1e-6).all()
 
 
 @pytest.mark.parametrize("limit", [0, 2**28])
 @pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_bfloat16_gradients_are_within_rounding(
-    softcap: float | None, limit: int, monkeypatch: pytest.MonkeyPatch
+    temperature: float, softcap: float | None, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_module, "SAVED_PROBABILITIES_BYTES", limit)
     hidden, targets, head = _problem(CHUNK_TOKENS + 9, bias=True, dtype=torch.bfloat16)
     head = Head(head.module, 1.0, softcap)
     coefficients = torch.randn(len(targets), generator=torch.Generator().manual_seed(3))
-    (head.log_probs(hidden, targets)[0] * coefficients).sum().backward()
+    (head.log_probs(hidden, targets, temperature)[0] * coefficients).sum().backward()
     wide = [t.detach().double().requires_grad_() for t in (hidden, head.module.weight, head.module.bias)]
-    (_reference(wide[0], wide[1], wide[2], targets, 1.0, softcap)[0] * coefficients).sum().backward()
+    truth = _reference(wide[0], wide[1], wide[2], targets, 1.0, softcap, temperature)[0]
+    (truth * coefficients).sum().backward()
     for ours, reference in zip((hidden, head.module.weight, head.module.bias), wide, strict=True):
         assert _relative(ours.grad, reference.grad) < 0.01
 
@@ -130,15 +160,15 @@ def test_a_head_that_is_more_than_a_matrix_is_not_found() -> None:
     assert find_head(model) is None
 
 
-def _check(n: int, bias: bool, scale: float, softcap: float | None) -> None:
+def _check(n: int, bias: bool, scale: float, softcap: float | None, temperature: float = 1.0) -> None:
     hidden, targets, head = _problem(n, bias)
     head = Head(head.module, scale, softcap)
     coefficients = torch.randn(n, generator=torch.Generator().manual_seed(3))
-    log_probs, entropy = head.log_probs(hidden, targets)
+    log_probs, entropy = head.log_probs(hidden, targets, temperature)
     (log_probs * coefficients).sum().backward()
     parameters = [hidden, head.module.weight, *([head.module.bias] if bias else [])]
     wide = [parameter.detach().double().requires_grad_() for parameter in parameters]
-    truth, true_entropy = _reference(wide[0], wide[1], wide[2] if bias else None, targets, scale, softcap)
+    truth, true_entropy = _reference(wide[0], wide[1], wide[2] if bias else None, targets, scale, softcap, temperature)
     (truth * coefficients).sum().backward()
     assert log_probs.dtype == entropy.dtype == torch.float32
     assert torch.allclose(log_probs.double(), truth, rtol=1e-5, atol=1e-6)
@@ -165,11 +195,17 @@ def _spread_problem(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reference(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float, softcap: float | None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    softcap: float | None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     logits = scale * (hidden @ weight.t() + (0 if bias is None else bias))
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    every = logits.log_softmax(-1)
+    every = (logits / temperature).log_softmax(-1)
     return every.gather(1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
 
 

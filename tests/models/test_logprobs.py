@@ -77,6 +77,21 @@ def test_edge_shapes_agree_with_float64(path: Path, groups: list[Group]) -> None
     _check_path(_llama(False), _llama_in_float64(False), path, groups)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"), [*(("llama", path) for path in PATHS), ("gemma2", "plain"), ("gemma2", "logits")]
+)
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_a_temperature_divides_the_logits_on_every_path(name: str, path: Path, temperature: float) -> None:
+    """gemma2 caps its logits, and the temperature divides the capped ones."""
+    model = getattr(tiny_models, name)()
+    _check_path(model, copy.deepcopy(model).double(), path, PAIR_BATCH, 2e-5, temperature)
+
+
+def test_temperature_zero_has_no_log_probs() -> None:
+    with pytest.raises(PreftuneError, match=r"temperature 0.*above 0"):
+        LogProbEngine(tiny_models.llama(), temperature=0.0)
+
+
 @EVERY_PATH
 def test_a_disabled_adapter_gives_the_models_own_numbers(path: Path) -> None:
     adapted = _llama(True)
@@ -275,13 +290,20 @@ def _check_architecture(build: Callable[[], nn.Module], path: Path) -> None:
 
 
 def _check_path(
-    model: nn.Module, wide: nn.Module, path: Path, groups: list[Group], gradients_within: float = 5e-6
+    model: nn.Module,
+    wide: nn.Module,
+    path: Path,
+    groups: list[Group],
+    gradients_within: float = 5e-6,
+    temperature: float = 1.0,
 ) -> None:
     """Values, entropies, a DPO loss and all gradients by ``path`` against float64, one sequence at a time."""
     model.zero_grad()
     wide.zero_grad()
-    result = LogProbEngine(model, path=path)(groups)
-    naive = [_naive(wide, group.prompt, completion) for group in groups for completion in group.completions]
+    result = LogProbEngine(model, path=path, temperature=temperature)(groups)
+    naive = [
+        _naive(wide, group.prompt, completion, temperature) for group in groups for completion in group.completions
+    ]
     truth, true_entropy = (torch.cat([part[i].double() for part in naive]) for i in (0, 1))
     true_sums = torch.stack([part[0].double().sum() for part in naive])
     assert torch.allclose(result.per_token.double(), truth, rtol=1e-5, atol=1e-5)
@@ -307,9 +329,10 @@ def _check_gradients(model: nn.Module, wide: nn.Module, together: float) -> None
             assert (parameter.grad.double() - reference).norm() < 1e-4 * reference.norm() + rounding, name
 
 
-def _naive(wide: nn.Module, prompt: Any, completion: Any) -> tuple[Tensor, Tensor]:
+def _naive(wide: nn.Module, prompt: Any, completion: Any, temperature: float) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[*prompt, *completion]])
-    every = causal_model(wide)(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    logits = causal_model(wide)(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    every = (logits / temperature).log_softmax(-1)
     entropy = -(every.exp() * every).sum(-1).detach()
     return every.gather(1, ids[0, len(prompt) :, None])[:, 0], entropy
 
