@@ -187,7 +187,7 @@ def _train_preftune(job: Job, clock: Clock) -> Mapping[str, Any]:
     none_held_out = {"eval_fraction": 0.0, "num_samples": 0, "num_completions": 0}
     config = config_class(model=job.model, data=job.data, **none_held_out, **job.shared, **our_settings(job))
     items: list[Any] = []
-    run(config, prepare, Reporter(print, clock.progress), on_job=lambda ready: items.extend(ready.items))
+    run(config, prepare, Reporter(print, clock.progress), on_job=lambda ready: items.extend(ready.supply.items))
     return receipt(our_sequences(job.method, items))
 
 

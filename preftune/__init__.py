@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preftune import losses, mini, rewards
     from preftune.errors import PreftuneError
+    from preftune.online_trainers import (
+        GRPOConfig,
+        GRPOTrainer,
+        OnlineDPOConfig,
+        OnlineDPOTrainer,
+        PPOConfig,
+        PPOTrainer,
+        RLOOConfig,
+        RLOOTrainer,
+    )
     from preftune.trainers import (
         CPOConfig,
         CPOTrainer,
@@ -37,13 +47,21 @@ __all__ = [
     "CPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
     "IPOConfig",
     "IPOTrainer",
     "KTOConfig",
     "KTOTrainer",
     "ORPOConfig",
     "ORPOTrainer",
+    "OnlineDPOConfig",
+    "OnlineDPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "PreftuneError",
+    "RLOOConfig",
+    "RLOOTrainer",
     "RewardConfig",
     "RewardTrainer",
     "SFTConfig",
@@ -56,6 +74,7 @@ __all__ = [
 ]
 
 _MODULES = ("losses", "mini", "rewards")
+_ONLINE = ("GRPO", "OnlineDPO", "PPO", "RLOO")
 
 
 def __getattr__(name: str) -> Any:
@@ -64,5 +83,6 @@ def __getattr__(name: str) -> Any:
     if name == "PreftuneError":
         return import_module("preftune.errors").PreftuneError
     if name in __all__:
-        return getattr(import_module("preftune.trainers"), name)
+        home = "online_trainers" if name.startswith(_ONLINE) else "trainers"
+        return getattr(import_module(f"preftune.{home}"), name)
     raise AttributeError(f"preftune has no {name}")

@@ -7,10 +7,9 @@ problem a line, each with its key, its place and its mend. TRL's keys are unders
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -21,21 +20,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from preftune.errors import PreftuneError
-from preftune.field_types import (
-    PLAIN_PATTERNS,
-    expected,
-    fit_scalar,
-    item_annotation,
-    plain_kinds,
-    plain_scalar,
-)
+from preftune.field_types import expected, fit_scalar, plain_kinds
 from preftune.trl_keys import NO_EFFECT, RENAMED, UNSUPPORTED
+from preftune.yaml_file import construct, dump, line_of, read_mapping, yaml_errors
 
 M = TypeVar("M", bound=BaseModel)
 
 # What `config.yaml` of a run says beside the settings; read again, these are passed over.
 RECORD_KEYS: Final = frozenset({"versions", "data_fingerprint", "method", "reference", "command"})
 COMMAND_LINE: Final = "command line"
+_MISSING: Final = "Give --{name}, or a line `{name}: ...` in the config file."
 
 
 @dataclass(frozen=True)
@@ -74,14 +68,16 @@ def load_config(
     in_file, file_problems = _read_settings(file, cls) if file else ([], [])
     from_file = _choose(in_file, cls, record_keys=RECORD_KEYS)
     from_line = _choose([_Setting(key, value, COMMAND_LINE) for key, value in values.items()], cls)
-    problems = [*file_problems, *from_file.problems, *from_line.problems]
+    return _layered(cls, from_base, [from_file, from_line], str(file) if file else None, _MISSING, file_problems)
 
-    settings = {**from_base, **from_file.settings, **from_line.settings}
-    config, invalid = _validate(cls, settings, file)
-    if problems or config is None:
-        raise one_error(sorted([*problems, *invalid], key=_line_of_place))
-    given = frozenset(from_file.settings) | frozenset(from_line.settings)
-    return Loaded(config, (*from_file.notes, *from_line.notes), given)
+
+def load_sections(
+    cls: type[M], sections: Sequence[yaml.MappingNode], *, place: str, base: Mapping[str, Any]
+) -> Loaded[M]:
+    """The config from ``base``, over it each of a file's ``sections`` in turn; ``place`` names them before the line."""
+    parts = [_choose(_settings_of(section, cls, place), cls) for section in sections]
+    from_base = {key: _Setting(key, value, None) for key, value in base.items()}
+    return _layered(cls, from_base, parts, f"{place}:{line_of(sections[-1])}", "Add a line `{name}: ...` to it.", [])
 
 
 def translate(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def dump_config(config: BaseModel, extra: Mapping[str, Any]) -> str:
     if unreadable:
         raise ValueError(f"load_config would refuse {sorted(unreadable)}; RECORD_KEYS lists what it passes over.")
     record = {**config.model_dump(mode="json"), **extra}
-    return yaml.dump(record, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return dump(record)
 
 
 def unknown_key(key: str, cls: type[BaseModel], place: str | None) -> PreftuneError:
@@ -123,6 +119,18 @@ def unknown_key(key: str, cls: type[BaseModel], place: str | None) -> PreftuneEr
     return PreftuneError(f"There is no setting {shown_key(key, place)}.", where=place, mend=mend)
 
 
+def our_name(cls: type[BaseModel], key: str, value: Any) -> tuple[str, str] | None:
+    """The field that another tool's key stands for in this config, and what else to say; None where it has none."""
+    own: Any = own_names(cls).get(key)
+    found: Any = own(value) if callable(own) else own or RENAMED.get(key)
+    return found if found is not None and found[0] in cls.model_fields else None
+
+
+def own_names(cls: type[BaseModel]) -> Mapping[str, Any]:
+    """What the config itself says of other tools' keys: a field and a remark, or a function of the value to both."""
+    return getattr(cls, "other_names", {})
+
+
 def shown_key(key: str, place: str | None) -> str:
     """The key as the user types it there."""
     return f"--{key}" if place == COMMAND_LINE else key
@@ -130,7 +138,7 @@ def shown_key(key: str, place: str | None) -> str:
 
 def known_keys(cls: type[BaseModel]) -> list[str]:
     """Our field names first, then the TRL keys that are understood."""
-    renamed = [key for key, (ours, _) in RENAMED.items() if ours in cls.model_fields]
+    renamed = [key for key in {**own_names(cls), **RENAMED} if our_name(cls, key, None) is not None]
     return list(dict.fromkeys([*cls.model_fields, *renamed, *NO_EFFECT, *UNSUPPORTED]))
 
 
@@ -141,96 +149,49 @@ def one_error(problems: Sequence[PreftuneError]) -> PreftuneError:
     return PreftuneError("\n".join(str(problem) for problem in problems))
 
 
+def _layered(
+    cls: type[M],
+    base: Mapping[str, _Setting],
+    parts: Sequence[_Chosen],
+    place: str | None,
+    missing: str,
+    problems: Sequence[PreftuneError],
+) -> Loaded[M]:
+    """The config of ``base`` and over it each part; ``missing`` says how to give a setting that is needed."""
+    settings = dict(base)
+    for part in parts:
+        settings |= part.settings
+    config, invalid = _validate(cls, settings, place, missing)
+    found = [*problems, *(problem for part in parts for problem in part.problems)]
+    if found or config is None:
+        raise one_error(sorted([*found, *invalid], key=_line_of_place))
+    given = frozenset(name for part in parts for name in part.settings)
+    return Loaded(config, tuple(note for part in parts for note in part.notes), given)
+
+
 # --- the file -------------------------------------------------------------------------------------------
 
 
 def _read_settings(file: Path, cls: type[BaseModel]) -> tuple[list[_Setting], list[PreftuneError]]:
     """The file's top-level settings with their lines, and the keys it gives twice."""
-    text = _read_text(file)
-    try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
-        if root is None:
-            return [], []
-        if not isinstance(root, yaml.MappingNode):
-            raise PreftuneError(
-                "A config is a list of `key: value` lines.",
-                where=f"{file}:{_line(root)}",
-                mend="Put a key before each value, for example `beta: 0.1`.",
-            )
-        problems = [_repeated(file, *repeat) for repeat in _repeated_keys(root)]
-        settings = [_setting(loader, key, node, file, cls) for key, node in root.value]
-        return list({setting.key: setting for setting in settings}.values()), problems
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise PreftuneError(
-            f"This is not YAML: {error.problem or error.context}.",
-            where=f"{file}:{mark.line + 1}" if mark else str(file),
-            mend="Each setting is a line `key: value`; put text with special characters in quotes.",
-        ) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise PreftuneError(f"This is not YAML that can be read: {reason}.", where=str(file)) from error
+    root, problems = read_mapping(file)
+    if root is None:
+        return [], []
+    with yaml_errors(file):
+        settings = _settings_of(root, cls, str(file))
+    return list({setting.key: setting for setting in settings}.values()), problems
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PreftuneError(
-            f"The config cannot be read: {error.strerror}.", where=str(file), mend="Check the path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise PreftuneError("The config is not UTF-8 text.", where=str(file), mend="Save it as UTF-8.") from error
+def _settings_of(node: yaml.MappingNode, cls: type[BaseModel], place: str) -> list[_Setting]:
+    return [_setting(key, value, cls, f"{place}:{line_of(key)}") for key, value in node.value]
 
 
-def _repeated_keys(node: yaml.Node, seen: set[int] | None = None) -> Iterator[tuple[str, int, int]]:
-    """Each key that a mapping has twice, at any depth: key, first line, second line."""
-    seen = set() if seen is None else seen
-    if id(node) in seen:  # an alias may point back to where it stands
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated_keys(item, seen)
-    if isinstance(node, yaml.MappingNode):
-        first: dict[str, int] = {}
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in first:
-                yield key.value, first[key.value], _line(key)
-            elif isinstance(key, yaml.ScalarNode):
-                first[key.value] = _line(key)
-            yield from _repeated_keys(value, seen)
-
-
-def _repeated(file: Path, key: str, first: int, second: int) -> PreftuneError:
-    return PreftuneError(
-        f"{key} is given twice, in lines {first} and {second}.", where=f"{file}:{second}", mend="Keep one."
-    )
-
-
-def _setting(loader: _Loader, key: yaml.Node, node: yaml.Node, file: Path, cls: type[BaseModel]) -> _Setting:
-    place = f"{file}:{_line(key)}"
+def _setting(key: yaml.Node, node: yaml.Node, cls: type[BaseModel], place: str) -> _Setting:
     if not isinstance(key, yaml.ScalarNode):
         raise PreftuneError("A key is one word.", where=place, mend="Write `key: value`.")
-    name = RENAMED.get(key.value, (key.value,))[0] if key.value not in cls.model_fields else key.value
-    field = cls.model_fields.get(name)
-    return _Setting(key.value, _construct(loader, node, field.annotation if field else Any), place)
-
-
-def _construct(loader: _Loader, node: yaml.Node, annotation: Any) -> Any:
-    """The node's value; unquoted words are read as what the field takes, so `run_name: 12` is text."""
-    kinds = plain_kinds(annotation)
-    if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in _PLAIN_TAGS:
-        return fit_scalar(node.value, kinds)
-    if isinstance(node, yaml.SequenceNode) and list in kinds:
-        item = item_annotation(annotation)
-        return [_construct(loader, part, item) for part in node.value]
-    return loader.construct_document(node)
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
+    renamed = None if key.value in cls.model_fields else our_name(cls, key.value, None)
+    field = cls.model_fields.get(key.value if renamed is None else renamed[0])
+    return _Setting(key.value, construct(node, field.annotation if field else Any), place)
 
 
 def _line_of_place(problem: PreftuneError) -> int:
@@ -250,12 +211,12 @@ def _choose(settings: Sequence[_Setting], cls: type[BaseModel], record_keys: fro
         is_ours = key in cls.model_fields
         if is_ours:
             _put(chosen, key, setting)
-        elif key in UNSUPPORTED and not _asks_nothing(value, UNSUPPORTED[key][0]):
+        elif key not in own_names(cls) and key in UNSUPPORTED and not _asks_nothing(value, UNSUPPORTED[key][0]):
             chosen.problems.append(_refused(setting))
-        elif key in record_keys or key in UNSUPPORTED:
+        elif key in record_keys or (key in UNSUPPORTED and key not in own_names(cls)):
             continue
-        elif key in RENAMED and RENAMED[key][0] in cls.model_fields:
-            name, remark = RENAMED[key]
+        elif (renamed := our_name(cls, key, value)) is not None:
+            name, remark = renamed
             tail = f", {remark}." if remark else "."
             chosen.notes.append(f"{_before(place)}{setting.name} is read as {name}{tail}")
             _put(chosen, name, setting)
@@ -298,7 +259,7 @@ def _refused(setting: _Setting) -> PreftuneError:
 
 
 def _validate(
-    cls: type[M], settings: Mapping[str, _Setting], file: Path | None
+    cls: type[M], settings: Mapping[str, _Setting], place: str | None, missing: str
 ) -> tuple[M | None, list[PreftuneError]]:
     """The config, or what is wrong with the values: one problem a field."""
     problems: dict[str, PreftuneError] = {}
@@ -311,20 +272,15 @@ def _validate(
             problems[name] = _ill_typed(setting, name, annotation)
     for name, field in cls.model_fields.items():
         if is_needed(field) and name not in values:
-            problems[name] = _missing(name, file)
+            problems[name] = PreftuneError(f"{name} is not given.", where=place, mend=missing.format(name=name))
     try:
         config = cls.model_validate(values)
     except ValidationError as error:
         for detail in error.errors():
             name = str(detail["loc"][0]) if detail["loc"] else ""
-            problems.setdefault(name, _invalid(cls, name, detail, settings, file))
+            problems.setdefault(name, _invalid(cls, name, detail, settings, place))
         return None, list(problems.values())
     return (None if problems else config), list(problems.values())
-
-
-def _missing(name: str, file: Path | None) -> PreftuneError:
-    mend = f"Give --{name}, or a line `{name}: ...` in the config file."
-    return PreftuneError(f"{name} is not given.", where=str(file) if file else None, mend=mend)
 
 
 def _as_list_or_item(value: Any, annotation: Any) -> Any:
@@ -344,12 +300,12 @@ def _invalid(
     name: str,
     detail: ErrorDetails,
     settings: Mapping[str, _Setting],
-    file: Path | None,
+    place: str | None,
 ) -> PreftuneError:
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message if message.endswith((".", "?", "!")) else f"{message}."
     if not name:
-        return PreftuneError(message, where=str(file) if file else None)
+        return PreftuneError(message, where=place)
     setting = settings.get(name, _Setting(name, detail["input"], None))
     if name not in cls.model_fields:
         return unknown_key(name, cls, setting.place)
@@ -372,32 +328,3 @@ def _shown(value: Any) -> str:
     words = {True: "true", False: "false", None: "null"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# --- YAML -----------------------------------------------------------------------------------------------
-
-
-_PLAIN_TAGS = frozenset({*PLAIN_PATTERNS, "tag:yaml.org,2002:str"})
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's plain words: in 1.1 `eval_strategy: no` is false and `1e-6` is text."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that puts text in quotes where YAML 1.1 or 1.2 would read it as something else."""
-
-
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    """Double quotes where a character needs escaping: PyYAML folds U+0085 and its like in other styles."""
-    style = None if text.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern in PLAIN_PATTERNS.items():
-    _Loader.add_implicit_resolver(_tag, _pattern, None)
-    _Loader.add_constructor(_tag, lambda _loader, node: plain_scalar(node.value))
-    _Dumper.add_implicit_resolver(_tag, _pattern, None)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<\Z"), ["<"])

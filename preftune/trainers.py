@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Final, Protocol
 from torch import nn
 
 from preftune.errors import PreftuneError
+from preftune.methods.context import Given
 from preftune.methods.dpo import DPOConfig, IPOConfig
-from preftune.methods.job import Given, Job
+from preftune.methods.job import Job
 from preftune.methods.kto import KTOConfig
 from preftune.methods.orpo import ORPOConfig
 from preftune.methods.registry import METHODS
@@ -254,7 +255,7 @@ def _given(config: RunConfig, model: Any, ref_model: Any, train: Any, evaluation
         )
     start = copy.deepcopy(loaded) if loaded is not None and not config.use_peft else None
     as_object = [None if isinstance(data, str | Path) else data for data in (train, evaluation)]
-    return Given(loaded, start, other, tokenizer, *as_object)
+    return Given(loaded, start, other, tokenizer, as_object[0], as_object[1])
 
 
 def _lora_settings(peft_config: Any) -> dict[str, Any]:

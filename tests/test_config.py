@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from preftune.config import RECORD_KEYS, Loaded, dump_config, load_config
+from preftune.config import RECORD_KEYS, Loaded, dump_config, load_config, own_names
 from preftune.errors import PreftuneError
 from preftune.field_types import expected, fit_scalar, plain_kinds, plain_scalar
 from preftune.methods.registry import METHODS
@@ -281,7 +281,7 @@ def test_mends_are_sentences(mend: str) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "ppo"])  # which TRL 1.16 has no more
 def test_every_field_of_trl_and_transformers_has_its_place(method: str) -> None:
     """And TRL's defaults ask for nothing that is not here."""
     trl = pytest.importorskip("trl")
@@ -294,10 +294,11 @@ def test_every_field_of_trl_and_transformers_has_its_place(method: str) -> None:
         if field.init
     }
     assert len(theirs) > 140
-    assert set(theirs) - set(cls.model_fields) - set(RENAMED) - set(NO_EFFECT) - set(UNSUPPORTED) == set()
+    own = set(own_names(cls))
+    assert set(theirs) - own - set(cls.model_fields) - set(RENAMED) - set(NO_EFFECT) - set(UNSUPPORTED) == set()
 
     places = {"model": "m", "data": "d", "output_dir": "o"}
-    for name in set(theirs) & set(UNSUPPORTED) - set(cls.model_fields):
+    for name in set(theirs) & set(UNSUPPORTED) - set(cls.model_fields) - own:
         default = theirs[name].default
         value = theirs[name].default_factory() if default is MISSING else default
         assert load_config(cls, file=None, values=places | {name: value}).notes == ()
@@ -308,8 +309,11 @@ def _trl_config(trl: Any, method: str) -> Any:
         from trl.experimental.orpo import ORPOConfig as Config
     elif method == "simpo":
         from trl.experimental.cpo import CPOConfig as Config
+    elif method == "online-dpo":
+        from trl.experimental.online_dpo import OnlineDPOConfig as Config
     else:
         names = {"sft": "SFTConfig", "reward": "RewardConfig", "kto": "KTOConfig"}
+        names |= {"grpo": "GRPOConfig", "rloo": "RLOOConfig"}
         Config = getattr(trl, names.get(method, "DPOConfig"))
     return Config
 

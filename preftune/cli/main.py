@@ -52,6 +52,8 @@ COMMANDS: Final[dict[str, Command]] = {
         name: Command(f"preftune.cli.train:{name}", method.line, takes_settings=True)
         for name, method in METHODS.items()
     },
+    "run": Command("preftune.cli.pipeline:run", "The stages of a pipeline file in order: SFT, reward model, PPO ..."),
+    "soup": Command("preftune.cli.soup:soup", "Models in between: the weights of aligned models, mixed."),
     "eval": Command("preftune.cli.evaluate:evaluate", "What a model is worth on held-out pairs, with intervals."),
     "compare": Command("preftune.cli.evaluate:compare", "Two models side by side on the same prompts."),
     "audit": Command("preftune.cli.audit:audit", "What is wrong with preference data, row by row."),

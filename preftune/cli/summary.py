@@ -81,7 +81,7 @@ def _headline(before: Mapping[str, Any], after: Mapping[str, Any], change: Mappi
     if name is None:
         return ""
     was, now, difference = before[name], after[name], change[name]
-    verdict = _verdict(difference, higher_is_better=now["unit"] == "share")
+    verdict = _verdict(difference, higher_is_better=now["unit"] == "share" or name == "reward")
     text = f"{_told(name, was, now)}\nChange {_signed(difference)}: {verdict}."
     return Panel(text, title="What changed", title_align="left")
 
@@ -159,7 +159,7 @@ def _value(measure: Mapping[str, Any]) -> str:
         return "-"
     if measure["unit"] == "share":
         return f"{100 * measure['value']:.1f}%"
-    return f"{measure['value']:.3g} {measure['unit']}"
+    return f"{measure['value']:.3g} {measure['unit']}".rstrip()
 
 
 def _interval(measure: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from torch import nn
 from preftune.durable import write_file
 from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import paired_change
+from preftune.methods.context import Context
 from preftune.methods.inputs import EvalPrompt
-from preftune.methods.job import Context
 from preftune.methods.moments import Moments
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from preftune import losses
 from preftune.data.tokens import TokenPair
-from preftune.methods.job import Context, Job
+from preftune.methods.context import Context
+from preftune.methods.job import Job
 from preftune.methods.pair_run import prepare_pairs
 from preftune.methods.pairs import PairLosses, PairMethod, PairValues
 from preftune.methods.settings import ReferenceConfig

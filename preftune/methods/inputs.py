@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from preftune.audit.basics import audit_basics
 from preftune.data.read import Reading, fingerprint, joined
-from preftune.data.records import Demonstration, Label, Pair, readable_text
+from preftune.data.records import Demonstration, Label, Pair, PromptRecord, readable_text
 from preftune.data.split import prompt_key, split_by_prompt
 from preftune.data.tokens import (
     Dropped,
@@ -23,10 +23,10 @@ from preftune.data.tokens import (
 )
 from preftune.durable import write_json
 from preftune.errors import PreftuneError
-from preftune.methods.job import Context
+from preftune.methods.context import Context
 from preftune.methods.settings import RunConfig
 
-R = TypeVar("R", Pair, Label, Demonstration)
+R = TypeVar("R", Pair, Label, Demonstration, PromptRecord)
 T = TypeVar("T", TokenPair, TokenLabel, TokenDemonstration)
 Read: TypeAlias = Callable[..., "Reading[R]"]
 

@@ -17,13 +17,15 @@ from preftune.evaluate.labels import label_measures, pairs_within
 from preftune.evaluate.measures import paired_change
 from preftune.evaluate.preferences import PREFERENCE, prefers_right
 from preftune.methods.answers import Answers
+from preftune.methods.context import Context
 from preftune.methods.inputs import eval_prompts, read_data, to_tokens, write_audit
-from preftune.methods.job import Context, Job
+from preftune.methods.job import Job
 from preftune.methods.labels import LabelItem, LabelMethod, evaluation_figures, label_step, mismatched
 from preftune.methods.moments import Moments
 from preftune.methods.policy import load_policy
 from preftune.methods.references import check_agreement, choose_references, start_model
 from preftune.methods.settings import ReferenceConfig
+from preftune.methods.supply import dealt_out
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import (
     FrozenModel,
@@ -72,7 +74,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
     return Job(
         method=method.name,
         engine=policy.engine,
-        items=items,
+        supply=dealt_out(context, items),
         compute=label_step(method, references.training),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,

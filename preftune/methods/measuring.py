@@ -23,7 +23,7 @@ from preftune.evaluate.preferences import (
     score_pairs,
 )
 from preftune.methods.answers import Answers
-from preftune.methods.job import Context
+from preftune.methods.context import Context
 from preftune.methods.moments import Moments
 from preftune.methods.pairs import PairMethod, evaluation_figures
 from preftune.models.logprobs import LogProbEngine

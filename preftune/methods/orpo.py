@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from preftune import losses
-from preftune.methods.job import Context, Job
+from preftune.methods.context import Context
+from preftune.methods.job import Job
 from preftune.methods.pair_run import prepare_pairs
 from preftune.methods.pairs import PairMethod
 from preftune.methods.settings import RunConfig

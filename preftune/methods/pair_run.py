@@ -7,13 +7,15 @@ from typing import Any
 from preftune.data.read import read_pairs
 from preftune.data.tokens import fingerprint_tokens, tokenize_pairs
 from preftune.methods.answers import Answers
+from preftune.methods.context import Context
 from preftune.methods.inputs import eval_prompts, pair_audit, read_data, to_tokens, write_audit
-from preftune.methods.job import Context, Job
+from preftune.methods.job import Job
 from preftune.methods.measuring import PairExaminer
 from preftune.methods.moments import Moments
 from preftune.methods.pairs import PairMethod, pair_step
 from preftune.methods.policy import load_policy
 from preftune.methods.references import References, check_agreement, choose_references, start_model
+from preftune.methods.supply import dealt_out
 from preftune.models.reference import ReferenceGuard
 
 
@@ -43,7 +45,7 @@ def prepare_pairs(context: Context[Any], method: PairMethod) -> Job[Any]:
     return Job(
         method=method.name,
         engine=policy.engine,
-        items=train.records,
+        supply=dealt_out(context, train.records),
         compute=pair_step(method, training),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from preftune.methods.job import Context
+from preftune.methods.context import Context
 from preftune.methods.reporting import Reporter
 from preftune.methods.settings import RunConfig
 from preftune.models.adapters import add_adapter, has_adapter, save_model
@@ -39,7 +40,12 @@ class Trainee(Generic[Engine]):
 
 def load_policy(context: Context[Any]) -> Trainee[LogProbEngine]:
     """The policy of the config, with a new adapter where one is asked for."""
-    return load_trainee(context, load_model, LogProbEngine)
+    return load_trainee(context, load_model, _engine(context))
+
+
+def _engine(context: Context[Any]) -> Callable[..., LogProbEngine]:
+    """Log-probs at the temperature that completions are drawn at, where they are drawn."""
+    return partial(LogProbEngine, temperature=getattr(context.config, "temperature", 1.0))
 
 
 def load_trainee(
@@ -90,7 +96,7 @@ def _beside(context: Context[Any], given: nn.Module | None, source: str | None, 
     if model is None:
         model = load_model(context.config.model_copy(update={"model": source}), context.device)
     make_lean(model)
-    return LogProbEngine(model, note=reporter.note)
+    return _engine(context)(model, note=reporter.note)
 
 
 def given_model(context: Context[Any], model: nn.Module | None) -> nn.Module | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from preftune.errors import PreftuneError
-from preftune.methods.job import Context
+from preftune.methods.context import Context
 from preftune.methods.policy import load_reference, load_start
 from preftune.methods.reporting import SILENT
 from preftune.models.adapters import has_adapter

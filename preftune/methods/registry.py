@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from preftune.errors import PreftuneError
 
 if TYPE_CHECKING:
-    from preftune.methods.job import Context, Job
+    from preftune.methods.context import Context
+    from preftune.methods.job import Job
     from preftune.methods.settings import RunConfig
 
 
@@ -42,6 +43,10 @@ METHODS: Final[dict[str, Method]] = {
     "kto": Method("kto", "KTOConfig", "Train on answers labelled good or bad with KTO."),
     "orpo": Method("orpo", "ORPOConfig", "Train on pairs with ORPO, without a reference."),
     "simpo": Method("simpo", "SimPOConfig", "Train on pairs with SimPO, without a reference."),
+    "ppo": Method("ppo", "PPOConfig", "Train on rewards of its own completions with PPO."),
+    "grpo": Method("grpo", "GRPOConfig", "Train on completions judged against each other with GRPO."),
+    "rloo": Method("rloo", "RLOOConfig", "Train on rewards with RLOO or REINFORCE++."),
+    "online-dpo": Method("online_dpo", "OnlineDPOConfig", "Train by DPO on pairs of its own, ranked by rewards."),
 }
 
 

@@ -14,7 +14,12 @@ from preftune import losses
 from preftune.data.read import read_pairs
 from preftune.data.tokens import TokenPair, fingerprint_tokens, tokenize_pairs
 from preftune.durable import write_json
-from preftune.evaluate.calibration import accuracy_by_length, margin_histogram, reliability_table
+from preftune.evaluate.calibration import (
+    accuracy_by_length,
+    expected_calibration_error,
+    margin_histogram,
+    reliability_table,
+)
 from preftune.evaluate.measures import Measure, paired_change
 from preftune.evaluate.reward_model import (
     ACCURACY,
@@ -25,12 +30,14 @@ from preftune.evaluate.reward_model import (
     score_accuracy,
     score_measures,
 )
+from preftune.methods.context import Context
 from preftune.methods.inputs import pair_audit, read_data, to_tokens, write_audit
-from preftune.methods.job import Context, Job
+from preftune.methods.job import Job
 from preftune.methods.moments import Moments
 from preftune.methods.policy import given_model, load_trainee
 from preftune.methods.rankings import Margins, PairScores, rank, ranking_step
 from preftune.methods.settings import RunConfig
+from preftune.methods.supply import dealt_out
 from preftune.models.adapters import has_adapter
 from preftune.models.lean_modules import make_lean
 from preftune.models.reward_models import load_scorer
@@ -73,7 +80,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
     return Job(
         method="reward",
         engine=scorer.engine,
-        items=rank(train.records, together=config.group_by_prompt),
+        supply=dealt_out(context, rank(train.records, together=config.group_by_prompt)),
         compute=ranking_step(pair_losses),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
@@ -146,11 +153,15 @@ class RewardExaminer:
         document = {"mean": float(scores.mean()), "temperature": temperature if np.isfinite(temperature) else 1.0}
         write_json(folder / "model" / CALIBRATION_FILE, document)
         buckets = accuracy_by_length(margins(scores), length_differences(self.pairs), prompts)
-        tables = {
+        tables: dict[str, Any] = {
             "reliability": reliability_table(margins(scores), prompts),
             "by_length_difference": [
                 {"from": one.shortest, "to": one.longest} | one.accuracy.as_dict() for one in buckets
             ],
             "margins": margin_histogram(margins(scores)),
         }
+        if TEMPERATURE in after and np.isfinite(temperature):
+            error = expected_calibration_error(margins(scores), prompts, temperature=temperature)
+            tables["reliability_at_temperature"] = reliability_table(margins(scores), prompts, temperature=temperature)
+            tables["error_at_temperature"] = error.as_dict()
         write_json(folder / "calibration.json", tables)

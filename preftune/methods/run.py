@@ -11,10 +11,10 @@ from typing import Any
 from accelerate import Accelerator, DistributedType
 
 from preftune.config import dump_config
-from preftune.data.batches import BatchPlan
 from preftune.durable import write_file, write_json
 from preftune.errors import PreftuneError
-from preftune.methods.job import Context, Given, Job
+from preftune.methods.context import Context, Given
+from preftune.methods.job import Job
 from preftune.methods.reporting import SILENT, Reporter
 from preftune.methods.settings import RunConfig
 from preftune.training.allocator import tune_allocator
@@ -157,17 +157,8 @@ def _check_reference(job: Job[Any], moment: str) -> None:
 
 
 def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
-    config, accelerator, items = context.config, context.accelerator, job.items
-    plan = BatchPlan(
-        lengths=tuple(item.length for item in items),
-        batch_size=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        processes=accelerator.num_processes,
-        seed=config.seed,
-        strategy=config.train_sampling_strategy,
-    )
-    total = config.total_steps(plan.steps_per_epoch)
-    largest = plan.largest(accelerator.process_index, steps=total)
+    config, accelerator, supply = context.config, context.accelerator, job.supply
+    total = config.total_steps(supply.steps_per_epoch)
 
     def evaluate(step: int) -> Mapping[str, float]:
         _check_reference(job, f"step {step}")
@@ -177,24 +168,25 @@ def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
 
     work = Work(
         module=job.engine,
-        micro_batches=lambda step: [
-            [items[i] for i in part] for part in plan.micro_batches(step, accelerator.process_index)
-        ],
-        items=lambda step: sum(job.weight(items[i]) for i in plan.members(step)),
+        micro_batches=supply.micro_batches,
+        items=supply.divisor,
         compute=job.compute,
         name=lambda batch: ", ".join(item.id for item in batch),
         evaluate=evaluate,
-        steps_per_epoch=plan.steps_per_epoch,
+        steps_per_epoch=supply.steps_per_epoch,
         identity={
             "tokens": job.fingerprint,
-            "pairs_per_step": plan.per_step,
             "steps": total,
             "seed": config.seed,
             "learning_rate": config.peak_learning_rate,
             "lr_scheduler_type": config.lr_scheduler_type,
             "reference": None if job.guard is None else job.guard.at_start,
+            **supply.identity,
         },
-        largest=None if largest is None else [items[i] for i in largest],
+        largest=supply.largest(total),
+        figures=supply.figures,
+        told=supply.told,
+        carried=supply.carried,
     )
     job.engine.train()
     with context.reporter.progress("training", total) as bar:

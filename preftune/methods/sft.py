@@ -19,12 +19,14 @@ from preftune.data.tokens import TokenDemonstration, fingerprint_tokens, tokeniz
 from preftune.evaluate.likelihood import LOSS, change_per_token, loss_per_token
 from preftune.methods.answers import Answers
 from preftune.methods.bins import Bin, pack
+from preftune.methods.context import Context
 from preftune.methods.inputs import eval_prompts, read_data, to_tokens, write_audit
-from preftune.methods.job import Context, Job
+from preftune.methods.job import Job
 from preftune.methods.moments import Moments
 from preftune.methods.policy import load_policy
 from preftune.methods.references import start_model
 from preftune.methods.settings import RunConfig
+from preftune.methods.supply import dealt_out
 from preftune.models.layout import Group
 from preftune.models.logprobs import CompletionLogProbs, LogProbEngine
 from preftune.models.reference import FrozenModel, groups_of, starting_weights
@@ -63,9 +65,8 @@ def prepare(context: Context[Any]) -> Job[Any]:
     return Job(
         method="sft",
         engine=policy.engine,
-        items=bins,
+        supply=dealt_out(context, bins, weight=lambda bin: bin.learned),
         compute=sft_step,
-        weight=lambda bin: bin.learned,
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
         during=examiner.during,

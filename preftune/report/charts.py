@@ -1,37 +1,29 @@
-"""Charts as inline SVG: training curves and small before/after intervals, coloured by the page's own CSS.
-
-Matplotlib draws with stand-in colours that are replaced by CSS variables, so that one drawing serves light
-and dark. No foreign text ever enters a drawing.
-"""
+"""Training curves, and small pictures of an interval before and after."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from preftune.report.drawing import (
+    COLOURS,
+    Drawing,
+    LegendEntry,
+    new_figure,
+    show_percent,
+    show_tick,
+    to_svg,
+)
 from preftune.report.measures import Measure, show_number
 from preftune.report.run_files import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_COLOURS = {
-    "ink": "#0a0a01",
-    "muted": "#0a0a02",
-    "rule": "#0a0a03",
-    "paper": "#0a0a04",
-    "blue": "#0a0a05",
-    "orange": "#0a0a06",
-    "grey": "#0a0a07",
-    "alarm": "#0a0a08",
-}
 _POINTS_A_LINE = 400
 _SMOOTH_FROM = 60  # fewer logged points are readable as they are
 
@@ -55,27 +47,6 @@ class Chart:
     note: str
     lines: tuple[Line, ...]
     shows_shares: bool = False
-
-
-@dataclass(frozen=True)
-class LegendEntry:
-    """A line's name and colour, and its last value where a bare value may be printed."""
-
-    label: str
-    colour: str
-    is_evaluation: bool
-    last: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A chart ready for the page."""
-
-    title: str
-    note: str
-    legend: list[LegendEntry]
-    svg: Markup
-    is_smoothed: bool
 
 
 @dataclass(frozen=True)
@@ -144,7 +115,7 @@ def interval_chart(name: str, first: Measure | None, second: Measure | None) -> 
     ends = [end for m in shown for end in (m.value, m.low, m.high) if end is not None]
     if not ends:
         return Markup("")
-    figure, axes = _figure(2.3, 0.42)
+    figure, axes = new_figure(2.3, 0.42)
     axes.set_position((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     for height, measure, colour in ((1.0, first, "grey"), (0.0, second, "blue")):
@@ -153,7 +124,7 @@ def interval_chart(name: str, first: Measure | None, second: Measure | None) -> 
     pad = (max(ends) - min(ends)) * 0.08 or abs(ends[0]) * 0.08 or 1.0
     axes.set_xlim(min(ends) - pad, max(ends) + pad)
     axes.set_ylim(-0.7, 1.7)
-    return _to_svg(figure, f"interval-{name}", "Before above, after below, with 95% intervals")
+    return to_svg(figure, f"interval-{name}", "Before above, after below, with 95% intervals")
 
 
 def _series(rows: Sequence[dict[str, Any]], line: Line) -> _Series | None:
@@ -174,24 +145,24 @@ def _number(value: Any) -> float:
 
 
 def _draw(chart: Chart, series: list[_Series]) -> Drawing:
-    figure, axes = _figure(4.7, 2.15)
+    figure, axes = new_figure(4.7, 2.15)
     drawn = [_draw_series(axes, one, may_smooth=chart.name != "learning_rate") for one in series]
     _style_axes(axes, chart, series)
     gaps = sorted({step for one in series for step in one.gaps})
-    axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=_COLOURS["alarm"])
+    axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=COLOURS["alarm"])
     notes = [chart.note]
     if gaps:
         notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
     if axes.get_yscale() == "log":
         notes.append("Logarithmic axis.")
     legend = [_legend_entry(chart, one) for one in series]
-    svg = _to_svg(figure, chart.name, _describe(chart, series))
+    svg = to_svg(figure, chart.name, _describe(chart, series))
     return Drawing(chart.title, " ".join(filter(None, notes)), legend, svg, any(drawn))
 
 
 def _draw_series(axes: Axes, series: _Series, may_smooth: bool) -> bool:
     """Draws one line; true where a running mean lies over its points."""
-    colour = _COLOURS[series.line.colour]
+    colour = COLOURS[series.line.colour]
     steps, values = series.steps, series.values
     is_sparse = len(values) <= 2
     marker = "o" if series.line.is_evaluation or is_sparse else ""
@@ -234,24 +205,15 @@ def _style_axes(axes: Axes, chart: Chart, series: list[_Series]) -> None:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, min_n_ticks=3))
-    show = _show_percent if chart.shows_shares else _show_tick
+    show = show_percent if chart.shows_shares else show_tick
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.margins(x=0.02, y=0.1)
     if chart.shows_shares:
-        axes.axhline(0.5, color=_COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+        axes.axhline(0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     elif values and min(values) < 0 < max(values):
-        axes.axhline(0.0, color=_COLOURS["muted"], linewidth=0.7, zorder=1)
-
-
-def _show_percent(value: float) -> str:
-    return f"{100 * value:g}%"
-
-
-def _show_tick(value: float) -> str:
-    """Like "0.5", "−60" or "4.5e−6"."""
-    return re.sub(r"e([+-])0*", r"e\1", f"{value:.4g}").replace("-", "−").replace("e+", "e")
+        axes.axhline(0.0, color=COLOURS["muted"], linewidth=0.7, zorder=1)
 
 
 def _describe(chart: Chart, series: list[_Series]) -> str:
@@ -274,55 +236,13 @@ def _legend_entry(chart: Chart, series: _Series) -> LegendEntry:
 
 def _whisker(axes: Axes, measure: Measure, height: float, colour: str) -> None:
     if measure.low is not None and measure.high is not None:
-        axes.plot([measure.low, measure.high], [height, height], color=_COLOURS[colour], linewidth=1.6)
+        axes.plot([measure.low, measure.high], [height, height], color=COLOURS[colour], linewidth=1.6)
         for end in (measure.low, measure.high):
-            axes.plot([end, end], [height - 0.22, height + 0.22], color=_COLOURS[colour], linewidth=1.2)
-    fill = _COLOURS["paper"] if colour == "grey" else _COLOURS[colour]
+            axes.plot([end, end], [height - 0.22, height + 0.22], color=COLOURS[colour], linewidth=1.2)
+    fill = COLOURS["paper"] if colour == "grey" else COLOURS[colour]
     look: dict[str, Any] = {
         "markerfacecolor": fill,
-        "markeredgecolor": _COLOURS[colour],
+        "markeredgecolor": COLOURS[colour],
         "markeredgewidth": 1.4,
     }
     axes.plot([measure.value], [height], "o", markersize=5.0, **look)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of the given size in inches, without pyplot, so that nothing outlives the call."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    figure.patch.set_visible(False)
-    axes = figure.add_axes((0.115, 0.135, 0.875, 0.84))
-    axes.patch.set_visible(False)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_COLOURS["muted"])
-    axes.spines["bottom"].set_linewidth(0.7)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=_COLOURS["muted"], pad=5)
-    axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _to_svg(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as an ``<svg>`` element for an HTML page: ids unique by ``name``, no style that leaks."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    FigureCanvasSVG(figure)
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
-    svg = buffer.getvalue()
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    used = set(re.findall(r"#(\w+)", body))
-    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
-    body = re.sub(r"; font-family: [^;\"]*", "", body)
-    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)  # half the size
-    for variable, stand_in in _COLOURS.items():
-        body = body.replace(stand_in, f"var(--{variable})")
-    width, height = (72 * float(inches) for inches in figure.get_size_inches())
-    head = f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}">'
-    return Markup(head + re.sub(r"\s*\n\s*", " ", body))

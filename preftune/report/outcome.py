@@ -52,11 +52,14 @@ class Outcome:
     rows: list[Row]
 
 
-def view_outcome(evaluation: Mapping[str, Any]) -> Outcome:
-    """The outcome from ``before``, ``after`` and (where it is there) ``change`` of eval.json."""
+def view_outcome(evaluation: Mapping[str, Any], prefix: str = "") -> Outcome:
+    """The outcome from ``before``, ``after`` and (where it is there) ``change`` of eval.json.
+
+    ``prefix`` sets the pictures apart from those of other outcomes on the same page.
+    """
     before, after, change = (read_measures(evaluation.get(key)) for key in ("before", "after", "change"))
     names = list(dict.fromkeys([*before, *after]))
-    rows = [_row(before.get(name), after.get(name), change.get(name)) for name in names]
+    rows = [_row(before.get(name), after.get(name), change.get(name), prefix) for name in names]
     if not rows:
         return Outcome(
             "Nothing was measured before and after this run",
@@ -90,7 +93,7 @@ def judge(before: Measure | None, after: Measure | None, change: Measure | None)
     return Verdict(direction, "Outside the interval of before; the two intervals do not overlap.")
 
 
-def _row(before: Measure | None, after: Measure | None, change: Measure | None) -> Row:
+def _row(before: Measure | None, after: Measure | None, change: Measure | None, prefix: str) -> Row:
     measure = after or before
     assert measure is not None  # a row exists because one of the two was read
     is_comparable = before is not None and after is not None and change is not None
@@ -103,7 +106,7 @@ def _row(before: Measure | None, after: Measure | None, change: Measure | None) 
         change=show_difference(shown) if shown else "",
         change_interval=show_difference_interval(shown) if shown else "",
         verdict=_checked(before, after, judge(before, after, shown)),
-        picture=interval_chart(measure.name, before, after),
+        picture=interval_chart(prefix + measure.name, before, after),
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from preftune.report.answers import Answers, view_answers
 from preftune.report.audit_view import SEVERITIES, AuditView, Finding, show_row, view_audit, view_findings
-from preftune.report.charts import Drawing, training_charts
+from preftune.report.calibration_view import CalibrationView, view_calibration
+from preftune.report.charts import training_charts
+from preftune.report.drawing import Drawing
 from preftune.report.measures import show_number
 from preftune.report.outcome import Outcome, view_outcome
 from preftune.report.provenance import (
@@ -36,6 +38,7 @@ class RunView:
     made: str
     facts: list[tuple[str, str]]
     outcome: Outcome
+    calibration: CalibrationView | None
     answers: Answers
     charts: list[Drawing]
     training: list[str]
@@ -71,6 +74,7 @@ def view_run(files: RunFiles) -> RunView:
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts=_facts(files, audit, findings, reference),
         outcome=view_outcome(files.evaluation),
+        calibration=view_calibration(files.calibration, files.evaluation),
         answers=view_answers(files.samples),
         charts=training_charts(files.metrics),
         training=_training(files.metrics),

@@ -68,13 +68,16 @@ def loading_code(files: RunFiles) -> str:
     path = repr(str(files.folder / "model"))
     if files.model_kind is None:
         return ""
+    is_scorer = files.config.get("method") == "reward"
+    task = "SequenceClassification" if is_scorer else "CausalLM"
     if files.model_kind == "adapter":
-        loader = "AutoPeftModelForCausalLM"
+        loader = f"AutoPeftModelFor{task}"
         imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
+        labels = ", num_labels=1" if is_scorer else ""  # its base says two, as transformers' default is
     else:
-        loader = "AutoModelForCausalLM"
+        loader, labels = f"AutoModelFor{task}", ""
         imports = f"from transformers import {loader}, AutoTokenizer"
-    model = f"model = {loader}.from_pretrained(path)"
+    model = f"model = {loader}.from_pretrained(path{labels})"
     return f"{imports}\n\npath = {path}\n{model}\ntokenizer = AutoTokenizer.from_pretrained(path)"
 
 

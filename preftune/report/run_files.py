@@ -22,6 +22,7 @@ FILES = {
     "rejected.jsonl": "the rows that were left out",
     "findings.json": "what was noticed during training",
 }
+CALIBRATION = "calibration.json"  # reward models alone have one
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunFiles:
     metrics: list[dict[str, Any]]  # one row a step, ascending, training and evaluation merged
     audit: dict[str, Any]
     evaluation: dict[str, Any]
+    calibration: dict[str, Any]
     samples: list[dict[str, Any]]
     findings: list[dict[str, Any]] | None  # None where nobody looked for any
     rejected: list[dict[str, Any]]
@@ -59,6 +61,7 @@ def read_run(run: Path) -> RunFiles:
         metrics=_merge_steps(metrics),
         audit=audit,
         evaluation=_read_mapping(run / "eval.json", problems),
+        calibration=_read_mapping(run / CALIBRATION, problems) if (run / CALIBRATION).exists() else {},
         samples=_read_lines(run / "samples.jsonl", problems),
         findings=_read_findings(findings, problems) if findings.exists() else None,
         rejected=_read_lines(rejected, problems) if is_rejected_due else [],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from pydantic import ValidationError
 
@@ -23,13 +23,16 @@ from preftune.rewards.calling import Asked, Member, Outcome, Problem, Rewards, f
 from preftune.rewards.functions import FUNCTIONS, TRL_NAMES
 from preftune.rewards.specs import Spec, parse_spec, read_mapping
 
+if TYPE_CHECKING:
+    from preftune.rewards.scoring import Scorer
+
 JUDGE: Final = "judge:"
 TIMEOUT: Final = 60.0
 WORKERS: Final = 8
 
 
 def open_rewards(
-    specs: Sequence[str | Callable[..., Any] | Mapping[str, Any]],
+    specs: Sequence[str | Callable[..., Any] | Mapping[str, Any] | Scorer],
     weights: Sequence[float] | None = None,
     *,
     note: Callable[[str], object] | None = None,
@@ -41,10 +44,10 @@ def open_rewards(
     """The rewards that ``specs`` name, ready to be asked, with their weights (1 where none are given).
 
     A spec is a name of ``functions.FUNCTIONS``, ``module:function``, ``path/file.py:function``, the folder of a reward
-    model, ``judge:MODEL``, a callable (sync or async), or a mapping of ``reward`` with arguments, ``weight`` and
-    ``name``. ``timeout`` (seconds) is for one call of a user's function or a judge; without it functions run in the
-    caller's thread. ``workers`` is how many answers a judge is sent at once; ``max_length`` (tokens) and
-    ``batch_size`` are for reward models.
+    model, an opened ``scoring.Scorer``, ``judge:MODEL``, a callable (sync or async), or a mapping of ``reward`` with
+    arguments, ``weight`` and ``name``. ``timeout`` (seconds) is for one call of a user's function or a judge; without
+    it functions run in the caller's thread. ``workers`` is how many answers a judge is sent at once; ``max_length``
+    (tokens) and ``batch_size`` are for reward models.
     """
     if timeout is not None and not timeout > 0:
         raise PreftuneError(f"The time-out of rewards is {timeout} s.", mend="It must be above 0.")
@@ -58,7 +61,7 @@ def open_rewards(
     return Rewards(tuple(members), chosen)
 
 
-def _read(spec: str | Callable[..., Any] | Mapping[str, Any]) -> tuple[Spec, Callable[..., Any] | None]:
+def _read(spec: str | Callable[..., Any] | Mapping[str, Any] | Scorer) -> tuple[Spec, Any]:
     """The spec, and the function where it is one itself."""
     if isinstance(spec, Mapping):
         return read_mapping(spec), None
@@ -66,9 +69,15 @@ def _read(spec: str | Callable[..., Any] | Mapping[str, Any]) -> tuple[Spec, Cal
         return (Spec(spec) if Path(spec).expanduser().is_dir() and spec not in FUNCTIONS else parse_spec(spec)), None
     if "torch" in sys.modules and isinstance(spec, sys.modules["torch"].nn.Module):
         raise PreftuneError("A reward is given as a model.", mend="Give the folder it is saved in, tokenizer included.")
-    if not callable(spec):
+    if not callable(spec) and not _is_scorer(spec):
         raise PreftuneError(f"A reward is given as {spec!r}.", mend="Give a name, a place, a mapping or a function.")
     return Spec(""), spec
+
+
+def _is_scorer(given: Any) -> TypeGuard[Scorer]:
+    """True for an opened reward model; without importing what opens one."""
+    scoring = sys.modules.get("preftune.rewards.scoring")
+    return scoring is not None and isinstance(given, scoring.Scorer)
 
 
 def _open(
@@ -83,6 +92,8 @@ def _open(
     workers: int,
 ) -> Member:
     known = TRL_NAMES.get(spec.place, spec.place)
+    if _is_scorer(function):
+        return scorer_member(name, function, max_length=max_length, batch_size=batch_size)
     if function is not None:
         return function_member(name, function, timeout=timeout)
     if known in FUNCTIONS:
@@ -132,14 +143,9 @@ def _judge_member(name: str, spec: Spec, timeout: float | None, workers: int) ->
 # --- reward models --------------------------------------------------------------------------------------
 
 
-def _model_member(
-    name: str, folder: Path, note: Callable[[str], object] | None, max_length: int | None, batch_size: int
-) -> Member:
-    """A reward model as a reward: it is given texts, so that its vocabulary may be another than the policy's."""
-    from preftune.models.settings import ModelConfig
-    from preftune.rewards.scoring import open_scorer, score_texts
-
-    scorer = open_scorer(ModelConfig(model=str(folder)), note=note)
+def scorer_member(name: str, scorer: Scorer, *, max_length: int | None, batch_size: int) -> Member:
+    """An opened reward model as a reward; it is given texts, for its vocabulary may be another than the policy's."""
+    from preftune.rewards.scoring import score_texts
 
     def ask(asked: Asked) -> list[Outcome]:
         scores = score_texts(scorer, asked.prompts, asked.completions, batch_size=batch_size, max_length=max_length)
@@ -150,6 +156,16 @@ def _model_member(
         ]
 
     return Member(name, ask, own_thread=False)
+
+
+def _model_member(
+    name: str, folder: Path, note: Callable[[str], object] | None, max_length: int | None, batch_size: int
+) -> Member:
+    from preftune.models.settings import ModelConfig
+    from preftune.rewards.scoring import open_scorer
+
+    scorer = open_scorer(ModelConfig(model=str(folder)), note=note)
+    return scorer_member(name, scorer, max_length=max_length, batch_size=batch_size)
 
 
 # --- functions of the user ------------------------------------------------------------------------------
@@ -219,6 +235,8 @@ def _require_no_arguments(spec: Spec, kind: str) -> None:
 
 def _short_name(place: str, function: Callable[..., Any] | None) -> str:
     """The name for metrics: the function's, the folder's (of DIR/model that of DIR), or judge."""
+    if _is_scorer(function):
+        return _short_name(function.name, None)
     if function is not None:
         inner = function.func if isinstance(function, partial) else function
         return getattr(inner, "__name__", type(inner).__name__)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,11 +19,12 @@ from preftune.training.metrics import Averages, MetricsLog, truncate_after
 from preftune.training.optimizer import MasterAdamW, build_optimizer, first_non_finite, gradient_norm
 from preftune.training.schedule import learning_rates
 from preftune.training.settings import TrainingConfig
-from preftune.training.state import LoopState, restore_state, save_state
+from preftune.training.state import Carried, LoopState, restore_state, save_state
 from preftune.training.stopping import StopRequest
 from preftune.training.throughput import Throughput
 
 Batch = TypeVar("Batch")
+Figures: TypeAlias = Mapping[str, tuple[Tensor | float, Tensor | float]]  # sums with their weights
 MOST_NON_FINITE_IN_A_ROW = 5
 
 
@@ -37,7 +38,7 @@ class Computed:
     loss_sum: Tensor
     items: int
     tokens: int
-    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]
+    metrics: Figures
     weight: float | None = None
 
     @property
@@ -54,6 +55,10 @@ class Work(Generic[Batch]):
     ``compute(module, batch)`` runs the forward pass. ``evaluate(step)`` gives figures to log. ``identity`` must be
     equal when resumed.
     ``largest`` is the micro-batch that takes the most memory; it is computed once after the first step.
+
+    A step without micro-batches changes nothing and counts. ``figures(step)``, asked after them, are further
+    figures to log; ``told(step, computed)`` hears of each step done. ``carried`` is what a checkpoint keeps beside
+    the loop's own.
     """
 
     module: nn.Module
@@ -65,6 +70,9 @@ class Work(Generic[Batch]):
     steps_per_epoch: int
     identity: Mapping[str, Any] = field(default_factory=dict)
     largest: Batch | None = None
+    figures: Callable[[int], Figures] = lambda step: {}
+    told: Callable[[int, Sequence[Computed]], object] = lambda step, computed: None
+    carried: Carried | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,9 @@ def train(
     accelerator.gradient_accumulation_steps = 1
     module = accelerator.prepare_model(work.module) if accelerator.num_processes > 1 else work.module
     optimizer = build_optimizer(work.module, learning_rate, settings)
-    state = restore_state(folder, work.module, optimizer, work.identity, watch.note) if settings.resume else LoopState()
+    state = LoopState()
+    if settings.resume:
+        state = restore_state(folder, work.module, optimizer, work.identity, watch.note, work.carried)
     save_every = settings.save_interval(total, work.steps_per_epoch)
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
@@ -125,8 +135,11 @@ def train(
                     _record(work.evaluate(state.step), state, work, log, accelerator)
                 stopped = None if last else _asked_to_stop(stop, accelerator)
                 due = save_every and state.step % save_every == 0 and not last
-                if (due or stopped) and accelerator.is_main_process:
-                    save_state(folder, state, work.module, optimizer, work.identity, settings.save_total_limit)
+                if due or stopped:
+                    carried = None if work.carried is None else work.carried.state()  # every process has its part
+                    if accelerator.is_main_process:
+                        keep = settings.save_total_limit
+                        save_state(folder, state, work.module, optimizer, work.identity, keep, carried)
     return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, stopped)
 
 
@@ -172,6 +185,12 @@ def _take_step(
     meter: Throughput,
 ) -> None:
     batches = work.micro_batches(state.step)
+    state.averages.add(work.figures(state.step))
+    state.learning_rate = learning_rate
+    if not batches:
+        work.told(state.step, [])
+        watch.on_step(state.step + 1, {})
+        return
     per_item = accelerator.num_processes / work.items(state.step)  # data parallelism averages over processes
     made: list[Computed] = []
     for number, batch in enumerate(batches):
@@ -194,7 +213,7 @@ def _take_step(
         state.averages.add({"grad_norm": (norm, 1.0)})
     else:
         _skip(work, batches, optimizer, state, watch)
-    state.learning_rate = learning_rate
+    work.told(state.step, made)
     loss = sum(float(computed.loss_sum) for computed in made) / sum(computed.mean_over for computed in made)
     watch.on_step(state.step + 1, {"loss": loss})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -28,6 +28,17 @@ class LoopState:
     averages: Averages = field(default_factory=Averages)
 
 
+class Carried(Protocol):
+    """What a kind of work must remember beside the loop: tensors by name, and values that JSON can say.
+
+    Every process is asked for its state and given the whole back.
+    """
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]: ...
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None: ...
+
+
 def save_state(
     folder: Path,
     state: LoopState,
@@ -35,6 +46,7 @@ def save_state(
     optimizer: MasterAdamW,
     identity: Mapping[str, Any],
     keep: int | None,
+    carried: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes ``checkpoints/step-N`` of the run folder: trained parameters, optimiser, generators, counters."""
     rng_values, rng_tensors = rng.capture()
@@ -51,6 +63,8 @@ def save_state(
         "rng": rng_values,
         "identity": dict(identity),
     }
+    if carried is not None:
+        tensors["carried"], values["carried"] = map(dict, carried)
     return save_checkpoint(folder / "checkpoints", state.step, tensors, values, keep)
 
 
@@ -60,6 +74,7 @@ def restore_state(
     optimizer: MasterAdamW,
     identity: Mapping[str, Any],
     note: Callable[[str], object],
+    carried: Carried | None = None,
 ) -> LoopState:
     """The state of the newest valid checkpoint, module and optimiser set to it; a fresh one where there is none.
 
@@ -76,6 +91,8 @@ def restore_state(
     optimizer.load_tensors(checkpoint.tensors.get("optimizer", {}))
     for missing in rng.restore(checkpoint.values["rng"], checkpoint.tensors["rng"]):
         note(missing)
+    if carried is not None:
+        carried.load_state(checkpoint.tensors["carried"], checkpoint.values["carried"])
     averages = Averages()
     averages.load_state(checkpoint.values["averages"])
     note(f"resumed from {checkpoint.path} at step {checkpoint.step}")

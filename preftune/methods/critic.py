@@ -1,0 +1,66 @@
+"""PPO's value model beside its policy: loaded, kept in one module, asked for values, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preftune.methods.context import Context
+from preftune.methods.experience import Experience, PerToken, branches, split_by_length
+from preftune.methods.policy import Trainee, load_trainee
+from preftune.methods.ppo_settings import PPOConfig
+from preftune.models.layout import Group
+from preftune.models.logprobs import CompletionLogProbs, LogProbEngine
+from preftune.models.values import ValueEngine, load_value_model, reward_beneath
+from preftune.rewards.scoring import Scorer, read_calibration
+
+
+class ActorCritic(nn.Module):
+    """Policy and value model as one module, so that one optimiser and one data-parallel wrapper hold both."""
+
+    def __init__(self, policy: LogProbEngine, value: ValueEngine) -> None:
+        super().__init__()
+        self.policy, self.value = policy, value
+
+    @property
+    def model(self) -> nn.Module:
+        """The policy's model."""
+        return self.policy.model
+
+    def forward(self, groups: Sequence[Group]) -> tuple[CompletionLogProbs, Tensor]:
+        """The log-prob and the value of every completion token."""
+        return self.policy(groups), self.value(groups)
+
+
+def load_critic(context: Context[Any], reward_folder: str | None) -> Trainee[ValueEngine]:
+    """The value model: from ``value_model``, else the reward model, else the policy's own start."""
+    config: PPOConfig = context.config
+    source = config.value_model or reward_folder or config.model
+    own = replace(context, config=config.model_copy(update={"model": source}), given=replace(context.given, model=None))
+    return load_trainee(own, load_value_model, ValueEngine, task="SEQ_CLS")
+
+
+def reward_under_critic(context: Context[Any], critic: Trainee[ValueEngine], folder: str) -> Scorer:
+    """The reward model that the value model's adapter lies on: one set of weights for both."""
+    calibration = read_calibration(Path(folder).expanduser())
+    return Scorer(folder, reward_beneath(critic.engine).eval(), critic.tokenizer, calibration)
+
+
+@torch.no_grad()
+def per_token_values(engine: ValueEngine, experiences: Sequence[Experience], batch_size: int) -> list[PerToken]:
+    """The value at each token of each completion, in evaluation mode."""
+    was_training = engine.training
+    engine.eval()
+    try:
+        found: list[PerToken] = []
+        for begin in range(0, len(experiences), batch_size):
+            part = experiences[begin : begin + batch_size]
+            found += split_by_length(engine(branches(part)), part)
+        return found
+    finally:
+        engine.train(was_training)

@@ -1,0 +1,112 @@
+"""What an online run measures on held-out prompts: the reward of completions before and after, their length, the KL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
+from preftune.evaluate.measures import Measure, mean, paired_change
+from preftune.methods.answers import Answers
+from preftune.methods.context import Context
+from preftune.methods.moments import Moments
+from preftune.methods.objectives import Objective
+from preftune.methods.online_settings import OnlineConfig
+from preftune.methods.policy import Trainee
+from preftune.methods.rollouts import Collector, Judged
+from preftune.models.logprobs import LogProbEngine
+from preftune.models.reference import FrozenModel
+from preftune.rollout.engine import open_sampler
+from preftune.rollout.protocol import Sampler
+from preftune.rollout.sample import Completion, stop_token_ids
+
+REWARD = "reward"
+DRAWS = 1_000_003  # apart from the seeds of training's windows
+
+
+@dataclass(frozen=True)
+class OnlineExaminer:
+    """Measures the policy on prompts that training never sees, one completion each, with the same draws each time."""
+
+    context: Context[Any]
+    policy: Trainee[LogProbEngine]
+    sampler: Sampler
+    collector: Collector
+    objective: Objective
+    answers: Answers
+
+    def during(self, step: int) -> dict[str, float]:
+        """Mean rewards and length, for the metrics log."""
+        judged = self._draw(self.sampler)
+        if not judged:
+            return {}
+        figures = {f"eval_{REWARD}": _mean(self._rewards(judged))}
+        figures |= {f"eval_rewards/{name}/mean": _mean(judged.values[:, i]) for i, name in enumerate(judged.names)}
+        lengths = [len(one.drawn.tokens) for one in judged.rollouts]
+        return figures | {"eval_completions/mean_length": float(np.mean(lengths))}
+
+    def measure(self, step: int, start: FrozenModel, reference: FrozenModel) -> Moments:
+        """Before, after and change; ``start`` is the policy as it was, ``reference`` what it is compared with."""
+        with start.lend() as model:
+            self.answers.write(model, 0, "before")
+            stops = stop_token_ids(model, self.policy.tokenizer)
+            first = self._draw(open_sampler(model, self.policy.tokenizer, stop_ids=stops))
+        self.answers.write(self.policy.model, step, "after")
+        last = self._draw(self.sampler)
+        if not first or not last:
+            return Moments({}, {}, {})
+        was, now = _completions(first), _completions(last)
+        size = self.context.config.per_device_eval_batch_size
+        kl = kl_from_reference(self.policy.engine, reference.log_probs, now, size)
+        before = self._measures(first) | answer_lengths(was)
+        after = self._measures(last) | answer_lengths(now) | {KL: kl}
+        return Moments(before, after, self._changes(first, last))
+
+    def _draw(self, sampler: Sampler) -> Judged | None:
+        config: OnlineConfig = self.context.config
+        n = min(config.eval_prompts, len(self.collector.prompts))
+        if not n:
+            return None
+        sampler.sync()
+        return self.collector.collect(sampler, range(n), 1, (config.seed, DRAWS))
+
+    def _rewards(self, judged: Judged) -> Float[np.ndarray, "samples"]:
+        """The weighted sum, NaN where nothing is known; constraints are left out of it."""
+        known = np.isfinite(judged.values)
+        sums = np.where(known, judged.values * self.objective.weights, 0.0).sum(1)
+        return np.where(known.any(1) & ~judged.failed.any(1), sums, np.nan)
+
+    def _measures(self, judged: Judged) -> dict[str, Measure]:
+        said = "Mean reward of one completion to each held-out prompt, drawn as in training."
+        measures = {REWARD: _measure(self._rewards(judged), "Reward", said)}
+        if len(judged.names) > 1:
+            for column, name in enumerate(judged.names):
+                said = f"The same of the reward {name} alone, before its weight."
+                measures[f"rewards/{name}"] = _measure(judged.values[:, column], f"Reward {name}", said)
+        return measures
+
+    def _changes(self, first: Judged, last: Judged) -> dict[str, Measure]:
+        was, now = self._rewards(first), self._rewards(last)
+        both = np.isfinite(was) & np.isfinite(now)
+        lengths, lengths_now = ([len(one.drawn.tokens) for one in judged.rollouts] for judged in (first, last))
+        return {
+            REWARD: paired_change(was[both], now[both], "", "Change of reward"),
+            "mean_length": paired_change(lengths, lengths_now, "tokens", "Change of answer length"),
+        }
+
+
+def _measure(values: np.ndarray, title: str, explanation: str) -> Measure:
+    return mean(values[np.isfinite(values)], "", title, explanation)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _completions(judged: Judged) -> Sequence[Completion]:
+    return [Completion(one.prompt.tolist(), list(one.drawn.tokens), one.drawn.finished) for one in judged.rollouts]
