@@ -56,14 +56,38 @@ def _line(markup: str) -> None:
 
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Progress]:
-    """A bar with elapsed and remaining time on a terminal, a plain line every ten seconds elsewhere."""
+    """A bar with elapsed and remaining time on a terminal, a plain line every ten seconds elsewhere.
+
+    Of a task inside another one nothing stays on the screen, and short ones get no line.
+    """
+    inside = bool(_OPEN)
     if not console().is_terminal:
         lines = _Lines(description, total)
-        yield lines
-        lines.finish()
+        with _opened(lines):
+            yield lines
+        if not inside or lines.was_told:
+            lines.finish()
+        return
+    if inside:
+        with _OPEN[0].part(description, total) as part:
+            yield part
         return
     with _bar() as bar:
-        yield _Bar(bar, description, total)
+        task = _Bar(bar, description, total)
+        with _opened(task):
+            yield task
+
+
+_OPEN: Final[list[Any]] = []  # the task that is running, where there is one
+
+
+@contextmanager
+def _opened(task: Any) -> Iterator[None]:
+    _OPEN.append(task)
+    try:
+        yield
+    finally:
+        _OPEN.remove(task)
 
 
 def _bar() -> Any:
@@ -96,6 +120,15 @@ class _Bar:
         self._bar, self._figures = bar, {}
         self._task = bar.add_task(escape(description), total=total, figures="")
 
+    @contextmanager
+    def part(self, description: str, total: float | None) -> Iterator[_Bar]:
+        """A task beneath this one, which goes when it is done."""
+        part = _Bar(self._bar, f"  {description}", total)
+        try:
+            yield part
+        finally:
+            self._bar.remove_task(part._task)
+
     def advance(self, n: float = 1, **figures: Any) -> None:
         self._bar.advance(self._task, n)
         if figures:
@@ -114,6 +147,11 @@ class _Lines:
         self._figures: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
         self._told: float | None = None  # the count in the last line
+
+    @property
+    def was_told(self) -> bool:
+        """True once a line was printed."""
+        return self._told is not None
 
     def advance(self, n: float = 1, **figures: Any) -> None:
         self._done += n

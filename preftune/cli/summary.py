@@ -107,10 +107,10 @@ def _told(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _signed(difference: Mapping[str, Any]) -> str:
-    scale, unit = (100, "points") if difference["unit"] == "share" else (1, difference["unit"])
+    scale, unit = (100, " points") if difference["unit"] == "share" else (1, f" {difference['unit']}".rstrip())
     value, low, high = (scale * difference[key] for key in ("value", "low", "high"))
     shown = "{:+.1f}" if scale == 100 else "{:+.3g}"
-    return f"{shown.format(value)} {unit} (95% interval {shown.format(low)} to {shown.format(high)})"
+    return f"{shown.format(value)}{unit} (95% interval {shown.format(low)} to {shown.format(high)})"
 
 
 def _before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:
