@@ -59,7 +59,8 @@ class OnlineTrainer(Trainer):
             processing_class=processing_class,
             **others,
         )
-        opened = _opened(rewards, _listed(reward_processing_classes))
+        tokenizers = [one for one in _listed(reward_processing_classes) if one is not None]
+        opened = _opened(rewards, tokenizers)
         self.given = replace(self.given, rewards=opened)
         if not opened and not getattr(self.args, "reward_funcs", ()):
             raise PreftuneError(

@@ -38,7 +38,7 @@ _HUB = "nothing is uploaded"
 _KERNELS = "the log-prob engine has kernels of its own"
 _LOADER = "batches are packed in memory before they are needed, without a data loader"
 _LOGS = "metrics.jsonl gets a line every logging_steps"
-_DRAWN = "completions are drawn by the built-in sampler"
+_DRAWN = "it belongs to another way of drawing completions"
 _PACKED = "rows are packed, never padded"
 _VESPO = "it belongs to the vespo loss"
 _ROLES = "the command decides whether to train or to evaluate"
@@ -155,17 +155,9 @@ NO_EFFECT: Final[dict[str, str]] = {
     "vespo_k_pos": _VESPO,
     "vespo_lambda_neg": _VESPO,
     "vespo_lambda_pos": _VESPO,
-    "vllm_enable_sleep_mode": _DRAWN,
-    "vllm_gpu_memory_utilization": _DRAWN,
     "vllm_group_port": _DRAWN,
     "vllm_importance_sampling_correction": "sampler_correction is the setting for any sampler",
-    "vllm_max_model_length": _DRAWN,
-    "vllm_mode": _DRAWN,
     "vllm_model_impl": _DRAWN,
-    "vllm_server_base_url": _DRAWN,
-    "vllm_server_host": _DRAWN,
-    "vllm_server_port": _DRAWN,
-    "vllm_server_timeout": _DRAWN,
     "vllm_tensor_parallel_size": _DRAWN,
 }
 
@@ -228,8 +220,9 @@ UNSUPPORTED: Final[dict[str, tuple[tuple[Any, ...], str]]] = {
     "trackio_space_id": ((), _TRACKIO),
     "trackio_static_space_id": ((False,), _TRACKIO),
     "use_adaptive_entropy": ((False,), f"{_REMOVE}: an entropy bonus is not offered."),
-    "use_vllm": ((False,), f"{_REMOVE}: the built-in sampler draws the completions."),
     "vllm_importance_sampling_clip_min": ((0,), f"{_REMOVE}: sampler_correction has an upper bound only."),
+    "vllm_server_host": (("0.0.0.0",), "Set vllm_server_base_url."),
+    "vllm_server_port": ((8000,), "Set vllm_server_base_url."),
     "vllm_structured_outputs_regex": ((), f"{_REMOVE}: completions are drawn freely; a reward can judge their form."),
     "use_weighting": ((False,), f"{_REMOVE}: weighting pairs by their likelihood is not offered."),
 }

@@ -160,3 +160,23 @@ def test_every_name_that_is_promised_is_there() -> None:
     assert all(getattr(preftune, name) is not None for name in preftune.__all__)
     with pytest.raises(AttributeError):
         preftune.NoSuchTrainer  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["PPO", "GRPO"])
+def test_an_online_trainer_takes_functions_and_a_loaded_model(name: str, world: World, tmp_path: Path) -> None:
+    def even(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+
+    settings = {"max_steps": 3, "max_completion_length": 4, "eval_fraction": 0.0, "dtype": "float32"}
+    config = getattr(preftune, f"{name}Config")(output_dir=str(tmp_path), gradient_accumulation_steps=1, **settings)
+    trainer = getattr(preftune, f"{name}Trainer")(
+        model=AutoModelForCausalLM.from_pretrained(world.model, dtype=torch.float32),
+        reward_funcs=[even],
+        args=config,
+        train_dataset=[{"prompt": f"say {word}"} for word in ("one", "two", "three")],
+        processing_class=make_tokenizer(),
+    )
+    assert trainer.train().global_step == 3
+    assert (tmp_path / "value_model/config.json").is_file() == (name == "PPO")
+    with pytest.raises(PreftuneError, match="There is no reward"):
+        getattr(preftune, f"{name}Trainer")(model=str(world.model), args=config, train_dataset=[{"prompt": "a"}])

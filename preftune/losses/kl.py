@@ -65,12 +65,13 @@ def adapted_kl_coef(coef: float, kl: float, target: float, n: int, horizon: floa
 
     ``coef (1 + clip(kl/target - 1, -0.2, 0.2) n/horizon)``. Ziegler et al. 2019 (arXiv:1909.08593, section 2.2) have
     0.1 for n/horizon; the form with a horizon is verl's and old TRL's, where n counts sequences and 10,000 is usual.
+    n above the horizon counts as the horizon, or the price could fall below zero.
     ``kl`` and ``target`` are of one kind, nats a sequence in the paper. A KL that is not a number changes nothing.
     """
     if math.isnan(kl):
         return coef
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return coef * (1 + error * n / horizon)
+    return coef * (1 + error * min(n / horizon, 1.0))
 
 
 def _k1(log_u: Float[Tensor, "targets"]) -> Float[Tensor, "targets"]:

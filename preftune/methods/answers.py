@@ -81,7 +81,7 @@ class Answers:
                 model,
                 [prompt.tokens for prompt in prompts],
                 **padding_and_stops(self.engine.model, self.tokenizer),
-                max_new_tokens=config.max_new_tokens,
+                max_new_tokens=getattr(config, "max_completion_length", config.max_new_tokens),
                 temperature=temperature,
                 seed=config.seed,
                 progress=bar.advance,

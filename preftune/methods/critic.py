@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preftune.methods.context import Context
+from preftune.errors import PreftuneError
+from preftune.methods.context import Context, Given
 from preftune.methods.experience import Experience, PerToken, branches, split_by_length
 from preftune.methods.policy import Trainee, load_trainee
 from preftune.methods.ppo_settings import PPOConfig
 from preftune.models.layout import Group
+from preftune.models.loading import load_tokenizer
 from preftune.models.logprobs import CompletionLogProbs, LogProbEngine
-from preftune.models.values import ValueEngine, load_value_model, reward_beneath
+from preftune.models.values import ValueEngine, load_value_model, reward_beneath, scorer_from
 from preftune.rewards.scoring import Scorer, read_calibration
 
 
@@ -38,11 +40,38 @@ class ActorCritic(nn.Module):
 
 
 def load_critic(context: Context[Any], reward_folder: str | None) -> Trainee[ValueEngine]:
-    """The value model: from ``value_model``, else the reward model, else the policy's own start."""
+    """The value model: from ``value_model``, else the reward model, else the policy's own start.
+
+    It reads the policy's tokens, so a reward model of another vocabulary is passed over, with a note.
+    """
     config: PPOConfig = context.config
-    source = config.value_model or reward_folder or config.model
-    own = replace(context, config=config.model_copy(update={"model": source}), given=replace(context.given, model=None))
+    source = config.value_model or reward_folder
+    if source is not None and not _reads_the_same_tokens(context, source):
+        if config.value_model or config.share_reward_trunk:
+            raise PreftuneError(
+                "The value model has another vocabulary than the policy, whose tokens it reads.",
+                where=source,
+                mend="Give one of the policy's family, or leave value_model and share_reward_trunk out.",
+            )
+        context.reporter.note(f"the value model starts from the policy: {source} has another vocabulary")
+        source = None
+    loaded = context.given.model if source is None else None
+    model = None if loaded is None else scorer_from(loaded)
+    own = replace(context, config=_of(config, source or config.model), given=Given(model=model))
     return load_trainee(own, load_value_model, ValueEngine, task="SEQ_CLS")
+
+
+def _of(config: PPOConfig, source: str) -> PPOConfig:
+    """The config for another model than the policy."""
+    if source == config.model:
+        return config
+    return config.model_copy(update={"model": source, "tokenizer": None, "chat_template_path": None, "revision": None})
+
+
+def _reads_the_same_tokens(context: Context[Any], source: str) -> bool:
+    config: PPOConfig = context.config
+    own = context.given.tokenizer or load_tokenizer(config)
+    return load_tokenizer(_of(config, source)).get_vocab() == own.get_vocab()
 
 
 def reward_under_critic(context: Context[Any], critic: Trainee[ValueEngine], folder: str) -> Scorer:

@@ -12,29 +12,28 @@ from preftune.methods.rollouts import Judged
 from preftune.methods.windows import TakePrompts
 
 
-def draw_informative(online: Online, judged: Judged, take: TakePrompts, number: int) -> tuple[Judged, Sums]:
-    """As many groups as were ``judged``, drawn anew until their rewards differ.
+def draw_informative(online: Online, judged: Judged, take: TakePrompts, number: int) -> tuple[Judged, Judged, Sums]:
+    """As many groups as were ``judged``, drawn anew until their rewards differ; and all that were drawn.
 
     After ``max_resampling`` rounds the rest is filled with groups that do not. All processes draw in every round, for
     they take their prompts together.
     """
     wanted = judged.n_groups
     useful, useless = _parted(online, judged)
-    drawn = wanted
     for turn in range(1, online.context.config.max_resampling + 1):
         missing = max(gathered(online.context.accelerator, [wanted - useful.n_groups]))
         if missing <= 0:
             break
         more = online.draw(take, number, turn, missing)
-        drawn += missing
         good, bad = _parted(online, more)
         useful, useless = useful + good, useless + bad
     found = min(useful.n_groups, wanted)
     if found < wanted:
         rounds = online.context.config.max_resampling
         online.context.reporter.note(f"dynamic sampling: {found} of {wanted} groups differ in reward, {rounds} rounds")
+    drawn = useful.n_groups + useless.n_groups
     figures: Sums = {"dynamic_sampling/drawn": (float(drawn), 1.0), "dynamic_sampling/useful": (float(found), 1.0)}
-    return (useful + useless).first(wanted), figures
+    return (useful + useless).first(wanted), useful + useless, figures
 
 
 def _parted(online: Online, judged: Judged) -> tuple[Judged, Judged]:

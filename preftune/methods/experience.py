@@ -45,6 +45,10 @@ class Experience:
         """The same with further numbers a token."""
         return replace(self, per_token={**self.per_token, **per_token})
 
+    def without(self, name: str) -> Experience:
+        """The same without the numbers of that name."""
+        return replace(self, per_token={key: value for key, value in self.per_token.items() if key != name})
+
     def having_each(self, name: str, value: float) -> Experience:
         """The same with one number for all its tokens."""
         return self.having(**{name: np.full(len(self.completion), value, dtype=np.float32)})

@@ -19,17 +19,19 @@ from preftune.methods.group_policy import Batch, Correction, corrected, policy_s
 from preftune.methods.group_settings import GroupConfig, has_signal, kept_tokens
 from preftune.methods.job import Job
 from preftune.methods.online import Online, open_online
-from preftune.methods.rollout_figures import window_figures
+from preftune.methods.rollout_figures import Sums, window_figures
 from preftune.methods.windows import Portion, TakePrompts, Window, drawn_in_windows
 from preftune.training.loop import Figures
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"]
+CISPO_BOUND = 5.0  # of the ratio itself, where epsilon_high says no other
 MEAN_OVER_TOKENS = ("dapo", "bnpo", "cispo")
 
 
 class GRPOConfig(GroupConfig):
     """Train a policy on its own completions, each compared with the others of its prompt."""
 
+    gdpo: ClassVar[bool] = True
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
 
     loss_type: LossType = Field(
@@ -65,6 +67,8 @@ class GRPOConfig(GroupConfig):
     def _has_something_to_compare(self) -> Self:
         if self.num_generations < 2:
             raise ValueError("num_generations: a completion alone has nothing to be compared with; give 2 or more.")
+        if self.delta is not None and self.delta <= 1 + self.clip[1]:
+            raise ValueError(f"delta: {self.delta} is not above 1 + epsilon_high, {1 + self.clip[1]}.")
         return self
 
 
@@ -74,13 +78,16 @@ def prepare(context: Context[Any]) -> Job[Any]:
     online = open_online(context, needs_reference=config.beta > 0)
 
     def make(number: int, take: TakePrompts) -> Window:
-        judged, figures = online.draw(take, number), {}
+        drawn = judged = online.draw(take, number)
+        figures: Sums = {}
         if config.dynamic_sampling:
-            judged, figures = draw_informative(online, judged, take, number)
+            judged, drawn, figures = draw_informative(online, judged, take, number)
         rewards = online.objective.combined(judged)
-        advantages = group_advantages(online, rewards)
+        is_gdpo = config.multi_objective_aggregation == "normalize_then_sum"
+        advantages = online.objective.normalised(judged) if is_gdpo else group_advantages(online, rewards)
         experiences = online.experiences(judged, keep_old=config.moves_within_window, advantages=advantages)
-        return Window(experiences, {**figures, **window_figures(judged, rewards), **online.objective.learn(judged)})
+        figures |= window_figures(drawn, online.objective.combined(drawn))
+        return Window(experiences, {**figures, **online.objective.learn(drawn)})
 
     def weight(one: Experience) -> float:
         tokens = 0 if config.leaves_out(one) else len(one.completion)
@@ -102,6 +109,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
 def grpo_loss(batch: Batch, config: GRPOConfig) -> tuple[Float[Tensor, "targets"], Figures]:
     """The loss of each token, and how much of it was clipped."""
     low, high = config.clip
+    bound = CISPO_BOUND if config.epsilon_high is None else config.epsilon_high
     scores = batch.scores
     log_ratio = batch.log_ratio
     if config.importance_sampling_level == "sequence":
@@ -109,15 +117,19 @@ def grpo_loss(batch: Batch, config: GRPOConfig) -> tuple[Float[Tensor, "targets"
     elif config.importance_sampling_level == "sequence_token":
         log_ratio = losses.gspo_token_log_ratio(log_ratio, scores.sequence, scores.n_sequences)
     if config.loss_type == "cispo":
-        per_token = losses.cispo(scores.per_token, log_ratio, batch.advantages, high)
+        per_token = losses.cispo(scores.per_token, log_ratio, batch.advantages, bound)
     elif config.loss_type == "sapo":
         per_token = losses.sapo(log_ratio, batch.advantages, config.sapo_temperature_pos, config.sapo_temperature_neg)
     else:
         per_token = losses.clipped_surrogate(log_ratio, batch.advantages, low, high, config.delta)
     per_token = corrected(per_token, batch, config.sampler_correction, config.sampler_correction_cap)
-    below, above = losses.is_clipped(log_ratio, batch.advantages, low, high)
     n = per_token.numel()
-    figures: dict[str, Any] = {"clip_ratio/low_mean": (below.sum(), n), "clip_ratio/high_mean": (above.sum(), n)}
+    figures: dict[str, Any] = {}
+    if config.loss_type == "cispo":
+        figures["cispo_clip_ratio"] = ((log_ratio.exp() > bound).sum(), n)
+    elif config.loss_type != "sapo":
+        below, above = losses.is_clipped(log_ratio, batch.advantages, low, high)
+        figures |= {"clip_ratio/low_mean": (below.sum(), n), "clip_ratio/high_mean": (above.sum(), n)}
     if config.beta:
         reference = batch.per_token("reference")
         if config.use_bias_correction_kl:

@@ -43,11 +43,16 @@ class Objective:
         self.multipliers = {one.name: 0.0 for one in self.constraints}
 
     def combined(self, judged: Judged) -> Float[np.ndarray, "samples"]:
-        """One reward a completion, NaN where none is known; scales that span all processes do.
+        """One reward a completion, the weighted sum, NaN where none is known.
 
         Completions that were cut pay ``missing_eos_penalty``.
         """
-        config: OnlineConfig = self.context.config
+        found = combine(judged.values, self._effective_weights(), judged.groups, failed=judged.failed)
+        finished = np.array([one.drawn.finished for one in judged.rollouts], dtype=bool)
+        return found - np.where(finished, 0.0, self.context.config.missing_eos_penalty or 0.0)
+
+    def normalised(self, judged: Judged) -> Float[np.ndarray, "samples"]:
+        """GDPO's advantages: each reward normalised in its group, summed, normalised over all processes' batch."""
         accelerator = self.context.accelerator
         own = [
             (values, failed, (accelerator.process_index, int(group)))
@@ -61,12 +66,11 @@ class Objective:
             np.array([values for values, _, _ in everyone]),
             self._effective_weights(),
             np.array([keys[key] for _, _, key in everyone]),
-            config.multi_objective_aggregation,
+            "normalize_then_sum",
             failed=np.array([failed for _, failed, _ in everyone]),
         )
         mine = [i for i, (_, _, key) in enumerate(everyone) if key[0] == accelerator.process_index]
-        finished = np.array([one.drawn.finished for one in judged.rollouts])
-        return rewards[mine] - np.where(finished, 0.0, config.missing_eos_penalty or 0.0)
+        return np.nan_to_num(rewards[mine])
 
     def learn(self, judged: Judged) -> Sums:
         """Moves the multipliers by how the constraints are kept; what to log of them."""

@@ -30,6 +30,7 @@ from preftune.methods.supply import Supply
 from preftune.methods.windows import TakePrompts
 from preftune.models.adapters import has_adapter
 from preftune.models.logprobs import LogProbEngine
+from preftune.models.paths import causal_model
 from preftune.models.reference import (
     FrozenModel,
     ReferenceGuard,
@@ -43,6 +44,7 @@ from preftune.rewards.scoring import Scorer
 from preftune.rollout.engine import open_sampler
 from preftune.rollout.protocol import Sampler
 from preftune.rollout.sample import stop_token_ids
+from preftune.rollout.vllm_sampler import open_vllm
 from preftune.training.loop import Computed
 
 NAMES = {"old": "policy", "reference": "reference"}
@@ -104,9 +106,10 @@ class Online:
         policy = self.policy
 
         def measure(step: int) -> Any:
+            if self.reference is not None and self.context.reference_is_start:
+                return self.examiner.measure(step, self.reference, self.reference)
             start = start_model(self.context, policy.engine)
-            other = start if self.context.reference_is_start else self.reference
-            return self.examiner.measure(step, start, other or start)
+            return self.examiner.measure(step, start, self.reference or start)
 
         return Job(
             method=name,
@@ -129,7 +132,9 @@ def open_online(context: Context[Any], needs_reference: bool, opened: Mapping[st
     config: OnlineConfig = context.config
     data = read_data(context, read_prompts)
     policy = load_policy(context)
-    train, held_out = (_tokens(context, records, policy.tokenizer) for records in (data.train, data.evaluation))
+    train, held_out = (
+        _tokens(context, records, policy.model, policy.tokenizer) for records in (data.train, data.evaluation)
+    )
     if not train.records:
         raise PreftuneError(
             "No prompt is left to train on.",
@@ -146,7 +151,8 @@ def open_online(context: Context[Any], needs_reference: bool, opened: Mapping[st
         workers=config.reward_workers,
     )
     sampler = _sampler(context, policy)
-    reference = _reference(context, policy.engine) if needs_reference else None
+    wanted = needs_reference or not context.reference_is_start  # to measure the KL from, where the loss has none
+    reference = _reference(context, policy.engine) if wanted else None
     objective = Objective(context, rewards.names, rewards.weights)
     training, measured = (Collector(context, tokens.records, rewards, policy.tokenizer) for tokens in (train, held_out))
     answers = Answers(context, policy.engine, policy.tokenizer, eval_prompts(data.evaluation, policy.tokenizer, config))
@@ -154,21 +160,26 @@ def open_online(context: Context[Any], needs_reference: bool, opened: Mapping[st
     return Online(context, data, train, held_out, policy, reference, sampler, training, objective, examiner)
 
 
-def policy_sampler(context: Context[Any], model: nn.Module, tokenizer: Any, note: Callable[[str], object]) -> Sampler:
-    """The built-in sampler on ``model`` as it is now and will be."""
-    return open_sampler(model, tokenizer, stop_ids=stop_token_ids(model, tokenizer), note=note)
-
-
 def _sampler(context: Context[Any], policy: Trainee[LogProbEngine]) -> Sampler:
-    return policy_sampler(context, policy.model, policy.tokenizer, context.reporter.note)
-
-
-def _tokens(context: Context[Any], records: Sequence[PromptRecord], tokenizer: Any) -> Tokenized[TokenPrompt]:
+    """vLLM where it is asked for, else the policy itself."""
     config: OnlineConfig = context.config
-    room = None if config.max_length is None else config.max_length - config.max_completion_length
+    stops, note = stop_token_ids(policy.model, policy.tokenizer), context.reporter.note
+    if config.use_vllm:
+        return open_vllm(policy.model, policy.tokenizer, config.vllm, stop_ids=stops, note=note)
+    return open_sampler(policy.model, policy.tokenizer, stop_ids=stops, note=note)
+
+
+def _tokens(
+    context: Context[Any], records: Sequence[PromptRecord], model: Any, tokenizer: Any
+) -> Tokenized[TokenPrompt]:
+    config: OnlineConfig = context.config
+    inner: Any = causal_model(model)
+    positions = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (config.max_length, positions) if isinstance(limit, int)]
+    room = min(limits) - config.max_completion_length if limits else None
     if room is not None and room < 1:
         raise PreftuneError(
-            f"max_length {config.max_length} leaves no room for a prompt beside {config.max_completion_length} tokens.",
+            f"{min(limits)} tokens leave no room for a prompt beside a completion of {config.max_completion_length}.",
             where="--max_completion_length",
             mend="Raise --max_length, or lower --max_completion_length.",
         )

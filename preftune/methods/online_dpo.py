@@ -47,7 +47,12 @@ class OnlineDPOConfig(OnlineConfig, DPOConfig):
 
     @model_validator(mode="after")
     def _computes_references_as_it_goes(self) -> Self:
-        if self.precompute_ref_log_probs:
+        of_batches = [name for name in self.loss_type if name in ("aot", "bco_pair")]
+        if of_batches:
+            raise ValueError(f"loss_type: {of_batches[0]} sorts or centres whole batches, which tied pairs would bend.")
+        if self.early_stop_kl is not None:
+            raise ValueError("early_stop_kl: a window is one step here; leave it out.")
+        if self.precompute_ref_log_probs is not None:
             raise ValueError("precompute_ref_log_probs: the completions are not there before training; leave it out.")
         return self
 
@@ -149,7 +154,7 @@ def pair_step(method: PairMethod, config: OnlineDPOConfig) -> Callable[[nn.Modul
             "rewards/rejected": ((known * rewards[:, 1]).sum(), n),
             "rewards/margins": ((known * (rewards[:, 0] - rewards[:, 1])).sum(), n),
             "rewards/accuracies": ((known * (rewards[:, 0] > rewards[:, 1])).sum(), n),
-            "kl": ((policy - reference).detach().sum(), 2 * len(pairs)),
+            "objective/kl": ((policy - reference).detach().sum(), 2 * len(pairs)),
             "entropy": (scores.entropy.sum(), scores.entropy.numel()),
         }
         return Computed(losses.sum(), len(pairs), sum(map(token_count, pairs)), metrics, weight=max(n, 1e-9))

@@ -20,6 +20,7 @@ from preftune.methods.policy import Trainee
 from preftune.methods.rollouts import Collector, Judged
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel
+from preftune.rewards.combining import combine
 from preftune.rollout.engine import open_sampler
 from preftune.rollout.protocol import Sampler
 from preftune.rollout.sample import Completion, stop_token_ids
@@ -75,10 +76,8 @@ class OnlineExaminer:
         return self.collector.collect(sampler, range(n), 1, (config.seed, DRAWS))
 
     def _rewards(self, judged: Judged) -> Float[np.ndarray, "samples"]:
-        """The weighted sum, NaN where nothing is known; constraints are left out of it."""
-        known = np.isfinite(judged.values)
-        sums = np.where(known, judged.values * self.objective.weights, 0.0).sum(1)
-        return np.where(known.any(1) & ~judged.failed.any(1), sums, np.nan)
+        """The weighted sum, NaN where nothing is known; constraints and penalties are left out of it."""
+        return combine(judged.values, self.objective.weights, judged.groups, failed=judged.failed)
 
     def _measures(self, judged: Judged) -> dict[str, Measure]:
         said = "Mean reward of one completion to each held-out prompt, drawn as in training."

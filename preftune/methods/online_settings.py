@@ -8,17 +8,17 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from preftune.methods.settings import RunConfig
-from preftune.rollout.protocol import Sampling
+from preftune.methods.sampler_settings import SamplerConfig
 
 
-class OnlineConfig(RunConfig):
+class OnlineConfig(SamplerConfig):
     """A run that draws completions and learns from what they are worth; batch sizes count completions.
 
     ``unit`` is the fewest completions that cannot be parted.
     """
 
     unit: ClassVar[int] = 1
+    gdpo: ClassVar[bool] = False  # whether rewards may be normalised each by itself
     other_names: ClassVar[Mapping[str, Any]] = {
         "reward_model_path": ("reward_funcs", ""),
         "response_length": ("max_completion_length", ""),
@@ -31,14 +31,6 @@ class OnlineConfig(RunConfig):
     gradient_accumulation_steps: int = Field(default=4, ge=1, description="Micro-batches to an optimiser step.")
 
     num_generations: int = Field(default=8, ge=1, description="Completions drawn for each prompt.")
-    max_completion_length: int = Field(default=256, ge=1, description="Most tokens of a completion.")
-    temperature: float = Field(
-        default=1.0, gt=0, description="Of sampling, and of every log-prob the loss compares it with."
-    )
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the likeliest tokens of this mass; 1: all.")
-    top_k: int = Field(default=0, ge=0, description="Draw from so many likeliest tokens; 0: all.")
-    min_p: float = Field(default=0.0, ge=0, lt=1, description="Leave out tokens this much less likely than the top.")
-    stop: tuple[str, ...] = Field(default=(), description="Strings that end a completion.")
 
     reward_funcs: tuple[str, ...] = Field(
         default=(),
@@ -66,13 +58,6 @@ class OnlineConfig(RunConfig):
     )
     eval_prompts: int = Field(default=64, ge=0, description="Held-out prompts answered to measure the reward.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _answers_as_long_as_completions(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "max_completion_length" not in values:
-            return values
-        return {"max_new_tokens": values["max_completion_length"]} | values
-
     @field_validator("reward_funcs", "reward_weights", mode="before")
     @classmethod
     def _commas_part(cls, values: Any) -> Any:
@@ -86,6 +71,8 @@ class OnlineConfig(RunConfig):
 
     @model_validator(mode="after")
     def _windows_divide(self) -> Self:
+        if self.multi_objective_aggregation == "normalize_then_sum" and not self.gdpo:
+            raise ValueError("multi_objective_aggregation: normalize_then_sum is GRPO's; leave it out.")
         drawn = self.completions_per_window
         if drawn % self.num_generations:
             raise ValueError(
@@ -94,13 +81,6 @@ class OnlineConfig(RunConfig):
                 f"which is no multiple of {self.num_generations}; change one of them."
             )
         return self
-
-    @property
-    def sampling(self) -> Sampling:
-        """How completions are drawn in training."""
-        return Sampling(
-            self.max_completion_length, self.temperature, self.top_p, self.top_k, self.min_p, tuple(self.stop)
-        )
 
     @property
     def mini_batches(self) -> int:

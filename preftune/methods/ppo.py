@@ -111,17 +111,17 @@ def with_advantages(
     learned = [
         one.having(values=v, returns=g, advantages=a) for one, v, g, a in zip(experiences, *columns, strict=True)
     ]
-    n = float(len(experiences))
-    k1 = float((old - reference).sum())
+    n, has_reward = float(len(experiences)), np.array([is_known(one) for one in experiences])
+    earned, k1 = float(scores[has_reward].sum()), float((old - reference).sum())
     figures: Sums = {
         "objective/kl": (k1, n),
         "objective/non_score_reward": (-kl_coef * float(kl.sum()), n),
-        "objective/scores": (float(scores.sum()), n),
-        "objective/rlhf_reward": (float(scores.sum()) - kl_coef * float(kl.sum()), n),
+        "objective/scores": (earned, float(has_reward.sum())),
+        "objective/rlhf_reward": (earned - kl_coef * float(kl[known].sum()), float(has_reward.sum())),
         "kl_coef": (kl_coef, 1.0),
         "adv/mean": (float(raw.mean()), 1.0),
         "adv/std": (float(raw.std()), 1.0),
-        "explained_variance": (float(losses.explained_variance(value, returns).nan_to_num()), 1.0),
+        "explained_variance": (float(losses.explained_variance(value[known], returns[known]).nan_to_num()), 1.0),
     }
     return learned, figures
 

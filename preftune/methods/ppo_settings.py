@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from preftune.methods.online_settings import OnlineConfig
 
@@ -52,7 +52,9 @@ class PPOConfig(OnlineConfig):
     whiten_advantages: bool = Field(default=True, description="Advantages with mean 0, deviation 1 over the window.")
 
     kl_coef: float = Field(default=0.05, ge=0, description="Price of the KL from the reference, a nat.")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(default="k1", description="How a token's KL is estimated.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        default="k1", description="How a token's KL is estimated; old TRL's and verl's kl, mse, low_var_kl too."
+    )
     kl_target: float | None = Field(
         default=None, gt=0, description="Nats a completion that kl_coef is adapted to hold; unset: it is fixed."
     )
@@ -67,8 +69,17 @@ class PPOConfig(OnlineConfig):
         default=False, description="The value model is an adapter over the reward model's weights (with use_peft)."
     )
 
+    @field_validator("kl_estimator", mode="before")
+    @classmethod
+    def _in_todays_words(cls, value: Any) -> Any:
+        return {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}.get(value, value)
+
     @model_validator(mode="after")
     def _shares_by_an_adapter(self) -> Self:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_coef: 0 times anything is 0, so kl_target cannot be held; start it above 0.")
+        if self.reward_clip_range is not None and self.reward_clip_range[0] >= self.reward_clip_range[1]:
+            raise ValueError("reward_clip_range: the first number is to be below the second.")
         if self.share_reward_trunk and not self.use_peft:
             raise ValueError("share_reward_trunk: it needs --use_peft, for the reward model's weights must stay.")
         return self

@@ -68,7 +68,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
             figures["objective/kl"] = (float(divergences.sum()), float(len(experiences)))
         advantages = baseline_advantages(online, rewards, divergences)
         learned = [
-            one.having_each("advantages", float(advantage))
+            (one if config.moves_within_window else one.without("old")).having_each("advantages", float(advantage))
             for one, advantage in zip(experiences, advantages, strict=True)
         ]
         return Window(learned, figures)
@@ -122,8 +122,11 @@ def baseline_advantages(
         values = torch.from_numpy(everyone)
         if config.advantage_estimator == "reinforce_plus_plus":
             return losses.batch_normalised(values).numpy()
-        over_others = losses.leave_one_out(values.view(-1, config.num_generations)).flatten()
-        return (losses.batch_normalised(over_others) if config.normalize_advantages else over_others).numpy()
+        groups = values.view(-1, config.num_generations)
+        over_others = losses.leave_one_out(groups)
+        if config.normalize_advantages:
+            over_others = losses.batch_normalised(over_others.masked_fill(groups.isnan(), torch.nan))
+        return over_others.flatten().numpy()
 
     kept = rewards if config.reward_clip_range is None else np.clip(rewards, *config.reward_clip_range)
     return over_all(online.context.accelerator, kept - config.beta * divergences, advantages)

@@ -22,15 +22,20 @@ def window_figures(judged: Judged, rewards: Float[np.ndarray, "samples"]) -> Sum
 
 
 def reward_figures(judged: Judged, rewards: Float[np.ndarray, "samples"]) -> Sums:
-    """The combined reward and each one's own; ``frac_reward_zero_std`` is the share of groups without a signal."""
+    """The combined reward and each one's own; ``frac_reward_zero_std`` is the share of groups without a signal.
+
+    A group is two completions or more whose reward is known.
+    """
     known = rewards[np.isfinite(rewards)]
-    spreads = np.array([spread(rewards[judged.groups == group]) for group in np.unique(judged.groups)])
+    groups = [rewards[judged.groups == group] for group in np.unique(judged.groups)]
+    spreads = np.array([spread(group) for group in groups if np.isfinite(group).sum() > 1])
     sums: Sums = {
         "reward": (float(known.sum()), float(len(known))),
         "reward_std": _one(known.std(ddof=1) if len(known) > 1 else 0.0),
-        "frac_reward_zero_std": (float((spreads == 0).sum()), float(len(spreads))),
-        "group/std_mean": (float(spreads.sum()), float(len(spreads))),
     }
+    if len(spreads):
+        sums["frac_reward_zero_std"] = (float((spreads == 0).sum()), float(len(spreads)))
+        sums["group/std_mean"] = (float(spreads.sum()), float(len(spreads)))
     for column, name in enumerate(judged.names):
         values = judged.values[:, column]
         applies = values[np.isfinite(values)]

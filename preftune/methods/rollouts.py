@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,7 @@ class Collector:
     prompts: Sequence[TokenPrompt]
     rewards: Rewards
     tokenizer: Any
+    _proven: set[str] = field(default_factory=set)  # the rewards that have worked: one bad prompt ends no run
 
     def collect(
         self, sampler: Sampler, numbers: Sequence[int], n: int, seed: Sequence[int], sampling: Sampling | None = None
@@ -121,16 +122,19 @@ class Collector:
             columns=_columns(of),
         )
         with self.context.reporter.progress("asking the rewards", len(rollouts)) as bar:
-            table = self.rewards.score(asked)
+            table = self.rewards.score(asked, self._proven)
             bar.advance(len(rollouts))
+        self._proven.update(name for name, bad in zip(table.names, table.failed.T, strict=True) if not bad.all())
         self._tell(table.failures, len(rollouts))
         return Judged(rollouts, table.names, table.values, table.failed)
 
     def _tell(self, failures: Sequence[Failure], n: int) -> None:
         if failures:
             first = failures[0]
+            count = sum(one.reward == first.reward for one in failures)
+            others = f", {len(failures) - count} from others" if count < len(failures) else ""
             self.context.reporter.note(
-                f"{len(failures)} of {n} completions got no reward from {first.reward}; "
+                f"{count} of {n} completions got no reward from {first.reward}{others}; "
                 f"the first, {first.sample}: {first.reason}"
             )
 

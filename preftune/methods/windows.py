@@ -90,6 +90,7 @@ class _Windows:
             "steps_per_window": self.steps_per_window,
             "num_generations": config.num_generations,
             "sampling": str(config.sampling),
+            "reward_constraints": list(config.reward_constraints),
             "processes": self.context.accelerator.num_processes,
         }
 
@@ -103,6 +104,8 @@ class _Windows:
         if self.stopped:
             return []
         members = self._members(step)
+        if not any(gathered(self.context.accelerator, [any(map(self.portion.counts, members))])):
+            return []
         if self.context.accelerator.num_processes == 1:  # all processes must have as many
             members = [one for one in members if self.portion.counts(one)]
         size = self.context.config.per_device_train_batch_size * self.context.config.unit

@@ -6,6 +6,7 @@ prompt and ``completion[:t]`` for the others. Values therefore lie where ``model
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from preftune.errors import PreftuneError
 from preftune.models.adapters import add_adapter, has_adapter
 from preftune.models.layout import Group, lay_out
+from preftune.models.merging import merged_copy
 from preftune.models.paths import causal_model
 from preftune.models.reward_models import is_reward_model, load_scorer
 from preftune.models.scores import Path, ScoreEngine, find_score_head, own_scores, prepare_path, read_head
@@ -77,6 +79,19 @@ def load_value_model(config: ModelConfig, device: torch.device) -> nn.Module:
     if not is_reward_model(config):
         _zero_head(model)
     return model
+
+
+def scorer_from(model: nn.Module) -> nn.Module:
+    """A value model with the weights of a loaded language model, its adapter merged, and a head of zeros."""
+    from transformers import AutoModelForSequenceClassification
+
+    inner: Any = merged_copy(model) if has_adapter(model) else model
+    config = copy.deepcopy(inner.config)
+    config.num_labels = 1
+    scorer: Any = AutoModelForSequenceClassification.from_config(config).to(inner.dtype)
+    scorer.base_model.load_state_dict(inner.base_model.state_dict())
+    _zero_head(scorer)
+    return scorer.to(inner.device).eval()
 
 
 def adapter_over_reward(

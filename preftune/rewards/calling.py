@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -95,10 +95,11 @@ class Rewards:
         """The names under which rewards are logged."""
         return tuple(member.name for member in self.members)
 
-    def score(self, asked: Asked) -> RewardTable:
+    def score(self, asked: Asked, proven: Collection[str] = ()) -> RewardTable:
         """Every reward of every sample; those with a thread of their own run while the others do.
 
-        PreftuneError where a reward fails on all samples, or gives what are no rewards.
+        PreftuneError where a reward gives what are no rewards, or fails on all samples; unless its name is among the
+        ``proven``, which have worked before.
         """
         _require_equal_lengths(asked)
         if not asked.ids:
@@ -106,7 +107,8 @@ class Rewards:
             return RewardTable(self.names, np.zeros(shape), np.zeros(shape, bool), ())
         started = [in_thread(partial(m.ask, asked)) if m.own_thread else None for m in self.members]
         here = [None if m.own_thread else m.ask(asked) for m in self.members]
-        return _table(asked, self.names, [a.result() if a else b or [] for a, b in zip(started, here, strict=True)])
+        outcomes = [a.result() if a else b or [] for a, b in zip(started, here, strict=True)]
+        return _table(asked, self.names, outcomes, proven)
 
 
 def function_member(name: str, function: Callable[..., Any], *, timeout: float | None) -> Member:
@@ -309,7 +311,9 @@ def _unfinished(call: Unfinished, timeout: float | None) -> Problem:
     return Problem(f"no reward within the time-out of {timeout:g} s")
 
 
-def _table(asked: Asked, names: tuple[str, ...], outcomes: Sequence[list[Outcome]]) -> RewardTable:
+def _table(
+    asked: Asked, names: tuple[str, ...], outcomes: Sequence[list[Outcome]], proven: Collection[str]
+) -> RewardTable:
     failures: list[Failure] = []
     values = np.full((len(asked.ids), len(names)), np.nan)
     failed = np.zeros(values.shape, bool)
@@ -320,7 +324,7 @@ def _table(asked: Asked, names: tuple[str, ...], outcomes: Sequence[list[Outcome
                 failures.append(Failure(asked.ids[number], name, outcome.reason))
             elif outcome is not None:
                 values[number, column] = outcome
-        if failed[:, column].all():
+        if failed[:, column].all() and name not in proven:
             raise _all_failed(name, failures[-len(asked.ids)], len(asked.ids))
     return RewardTable(names, values, failed, tuple(failures))
 
