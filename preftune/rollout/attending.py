@@ -142,6 +142,7 @@ class Decode:
         bias.masked_fill_(~torch.cat(seen, 1), float("-inf"))
         self._bias = bias.to(like)[:, None]  # rows, 1, tokens of the prompt and the row's own
         self._lengths = lengths.to(like.device)
+        self._next_by_groups: dict[int, Tensor] = {}
         cache.make_room_for_tokens(self._seen)
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -150,9 +151,8 @@ class Decode:
         places, shared_places = rows * groups, self._company.prompts * groups
         seen, prompt_seen, index = self._seen, self._prompt_seen, self._company.index(groups)
         layer = self._cache.layer(module.layer_idx, key, value)
-        own_length = self._lengths.repeat_interleave(groups) if groups > 1 else self._lengths
-        layer.keys[index.own, own_length] = key[0].transpose(0, 1).reshape(places, -1)
-        layer.values[index.own, own_length] = value[0].transpose(0, 1).reshape(places, -1)
+        layer.keys[index.own, self._next(groups)] = key[0].transpose(0, 1).reshape(places, -1)
+        layer.values[index.own, self._next(groups)] = value[0].transpose(0, 1).reshape(places, -1)
 
         queries = (query[0].transpose(0, 1) * scale).reshape(places, -1)  # heads of a group are neighbours
         shared = queries.index_select(0, index.row_at).view(shared_places, -1, width)
@@ -168,6 +168,12 @@ class Decode:
         )
         output = torch.bmm(weights[:, :, prompt_seen:], layer.values[:places, :seen])
         return output.view(places, -1).add_(_back(of_prompt, index)).view(1, rows, heads, -1)
+
+    def _next(self, groups: int) -> Int[Tensor, "rows*groups"]:
+        """Where the new tokens go."""
+        if groups not in self._next_by_groups:
+            self._next_by_groups[groups] = self._lengths.repeat_interleave(groups)
+        return self._next_by_groups[groups]
 
 
 def _back(by_place: Tensor, index: Index) -> Tensor:

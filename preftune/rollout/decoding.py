@@ -25,9 +25,8 @@ def draw(
     log-prob is then that of temperature 1. Log-probs of logits that are not finite are nan.
     """
     if sampling.temperature == 0:
-        probabilities = torch.softmax(logits, -1, dtype=torch.float32)
-        tokens = logits.argmax(-1)
-        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+        # Not argmax, which is three times slower in bfloat16 on a CPU.
+        return logits.max(-1).indices, torch.softmax(logits, -1, dtype=torch.float32).amax(-1).log()
     if sampling.temperature != 1:
         logits = logits.float() / sampling.temperature
     probabilities = truncated(torch.softmax(logits, -1, dtype=torch.float32), sampling)

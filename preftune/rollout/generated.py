@@ -82,5 +82,5 @@ class _AllEnded(StoppingCriteria):
     def __init__(self, growing: Sequence[Growing]) -> None:
         self._growing = growing
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         return torch.tensor([one.has_ended for one in self._growing], device=input_ids.device)

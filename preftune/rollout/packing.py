@@ -46,7 +46,7 @@ def _joined(model: nn.Module) -> list[list[Any]]:
     """The layers that can be packed, each once, siblings together."""
     groups: dict[int, list[Any]] = {}
     for module in model.modules():
-        children = dict(module.named_children())
+        children: dict[str, Any] = dict(module.named_children())
         for names in SIBLINGS:
             siblings = [children[name] for name in names if name in children]
             if len(siblings) == len(names) and all(map(_can_be_packed, siblings)) and _are_alike(siblings):
