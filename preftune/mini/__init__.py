@@ -3,6 +3,7 @@
 from preftune.mini.data import HELD_OUT_DATA, PREFERENCE_DATA
 from preftune.mini.dpo import dpo_train, evaluate_preference_accuracy
 from preftune.mini.model import MiniGPT, RewardModel, copy_model_weights
+from preftune.mini.ppo import ppo_training
 from preftune.mini.reward import evaluate_reward_accuracy, score_answers, train_reward_model
 from preftune.mini.sampling import generate, kl_from_reference
 from preftune.mini.sft import sft_train
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate_reward_accuracy",
     "generate",
     "kl_from_reference",
+    "ppo_training",
     "score_answers",
     "sft_train",
     "train_reward_model",
