@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +47,15 @@ def experiment(
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, help="Seeds run at the same time, each on one thread.")
     parser.add_argument("--output", type=Path, default=file_of(name))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    machine, begun = describe_machine(), time.process_time()
-    runs = [dict(run) for seed in options.seeds for run in runs_of(seed)]
+    machine, begun = describe_machine(), _processor_seconds()
+    runs = _all_runs(runs_of, options.seeds, options.jobs)
     result = {
         "machine": machine,
-        "cpu_seconds": round(time.process_time() - begun, 1),
+        "cpu_seconds": round(_processor_seconds() - begun, 1),
         "settings": dict(settings),
         "seeds": options.seeds,
         "runs": runs,
@@ -122,6 +126,27 @@ def about(result: Result, command: str) -> str:
         f"`python -m benchmarks.experiments.{command}`, {machine['cpu']}, one thread, {machine['date'][:10]}, "
         f"{versions}; seeds {_listed(result['seeds'])}, {result['cpu_seconds']:.0f} s of processor time."
     )
+
+
+def _all_runs(runs_of: Callable[[int], Iterable[Run]], seeds: Sequence[int], jobs: int) -> list[dict[str, Any]]:
+    if jobs == 1:
+        return [dict(run) for seed in seeds for run in runs_of(seed)]
+    # Fresh processes: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        return [run for found in pool.map(partial(_runs_of_seed, runs_of), seeds) for run in found]
+
+
+def _runs_of_seed(runs_of: Callable[[int], Iterable[Run]], seed: int) -> list[dict[str, Any]]:
+    import torch
+
+    torch.set_num_threads(1)
+    return [dict(run) for run in runs_of(seed)]
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Puts the tables into this folder's README, from the results at hand and nothing else.
+"""Puts the tables into this folder's README and draws the plots, from the results at hand and nothing else.
 
 python -m benchmarks.experiments.readme
 """
@@ -6,12 +6,20 @@ python -m benchmarks.experiments.readme
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.experiments import bandit, kto_imbalance, label_noise, orpo_without_sft
+from benchmarks.experiments import (
+    bandit,
+    group_size,
+    kto_imbalance,
+    label_noise,
+    orpo_without_sft,
+    over_optimisation,
+)
 from benchmarks.experiments.findings import Result, file_of
+from benchmarks.experiments.plots import Panel, plot_of, write_plot
 from benchmarks.table import between_markers
 
 README = Path(__file__).with_name("README.md")
@@ -20,20 +28,31 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "label-noise": label_noise.tables,
     "kto-imbalance": kto_imbalance.tables,
     "orpo-without-sft": orpo_without_sft.tables,
+    "group-size": group_size.tables,
+    "over-optimisation": over_optimisation.tables,
+}
+PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
+    "group-size": group_size.plot,
+    "over-optimisation": over_optimisation.plot,
 }
 
 
 def main() -> None:
     """The command."""
     README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, panels_of in PLOTS.items():
+        write_plot(plot_of(name), panels_of(_result(name)))
 
 
 def with_tables(text: str) -> str:
     """``text`` with each experiment's tables between its markers."""
     for name, tables in TABLES.items():
-        result = json.loads(file_of(name).read_text(encoding="utf-8"))
-        text = between_markers(text, name, tables(result))
+        text = between_markers(text, name, tables(_result(name)))
     return text
+
+
+def _result(name: str) -> Result:
+    return json.loads(file_of(name).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
