@@ -21,7 +21,7 @@ from preftune.models.merging import merged_copy
 from preftune.models.settings import ModelConfig
 from tests.models import tiny_models as tiny
 
-WHOLE = [tiny.llama, tiny.llama_tied, tiny.gpt2, tiny.gemma2, tiny.qwen3, tiny.mixtral, tiny.bloom, tiny.mamba]
+WHOLE = [tiny.llama, tiny.llama_tied, tiny.gpt2, tiny.gemma2, tiny.mixtral, tiny.mamba]
 ADAPTERS: list[dict[str, Any]] = [
     {},
     {"use_dora": True},

@@ -47,7 +47,9 @@ def test_draw_is_where_the_cumulative_distribution_passes_the_number(vocab: int)
     tokens, log_probs = draw(logits, _settings(), numbers)
     exact = logits.double().log_softmax(-1)
     running = exact.exp().cumsum(-1).numpy()
-    expected = [int(np.searchsorted(row, u * row[-1], side="right")) for row, u in zip(running, numbers.tolist(), strict=True)]
+    expected = [
+        int(np.searchsorted(row, u * row[-1], side="right")) for row, u in zip(running, numbers.tolist(), strict=True)
+    ]
     assert tokens.tolist() == expected
     assert log_probs.dtype == torch.float32
     assert torch.allclose(log_probs.double(), exact.gather(1, tokens[:, None])[:, 0], atol=1e-6)

@@ -186,7 +186,7 @@ def test_a_stop_token_ends_and_stays(mode: VllmSettings) -> None:
 
 def test_a_stop_string_ends_after_the_token_that_completes_it(mode: VllmSettings) -> None:
     sampler = _open(_model(), mode)
-    drawn = [one for several in sampler.sample(PROMPTS, 8, Sampling(30, stop=("e", "th")), 1) for one in several]
+    drawn = [one for several in sampler.sample(PROMPTS, 4, Sampling(16, stop=("e", "th")), 1) for one in several]
     assert any(one.finished for one in drawn)
     for one in drawn:
         text, shorter = TOKENIZER.decode(one.tokens), TOKENIZER.decode(one.tokens[:-1])
@@ -364,7 +364,7 @@ def test_a_folder_without_room_is_named(server: FakeServer, monkeypatch: pytest.
         _open(_model(), _settings(server))
 
 
-@pytest.mark.parametrize("faults", [[503], [0, 503, 429], [502, 504, 0]])
+@pytest.mark.parametrize("faults", [[0, 503, 429], [502, 504, 0]])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/completions", "/collective_rpc", "/reset_prefix_cache"])
 def test_passing_faults_are_tried_again(server: FakeServer, path: str, faults: list[int]) -> None:
     model = _model()
