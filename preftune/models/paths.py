@@ -86,7 +86,7 @@ def hidden_states(inner: Any, layout: Layout, path: str) -> Float[Tensor, "posit
     else:
         arguments["attention_mask"] = layout.attention_mask().to(device)
     hidden = body(input_ids=layout.input_ids.to(device), **arguments).last_hidden_state
-    if path == "packed" and _window(inner) and set(segments.by_window) <= {None}:
+    if path == "packed" and sliding_window(inner) and set(segments.by_window) <= {None}:
         raise NotImplementedError("the layers keep their sliding window to themselves")
     return hidden.flatten(0, 1)
 
@@ -117,7 +117,7 @@ def _why_not(inner: Any, path: Path, numbers: Callable[[Path], Tensor], truth: T
     """Why ``path`` does not serve this model, or None where it does."""
     if path != "plain" and _text_config(inner, "attention_chunk_size"):
         return "attention is chunked"
-    if path == "masked" and _window(inner):
+    if path == "masked" and sliding_window(inner):
         return "attention has a sliding window"
     before = inner.config._attn_implementation
     try:
@@ -153,7 +153,7 @@ def _tolerance(truth: Tensor, inner: Any, scale: float) -> float:
     return relative * (scale + float(truth.abs().max()))
 
 
-def _window(inner: Any) -> int | None:
+def sliding_window(inner: Any) -> int | None:
     """How far back sliding attention looks; None where no layer slides."""
     layer_types = _text_config(inner, "layer_types")
     if layer_types and "sliding_attention" not in layer_types:

@@ -65,7 +65,12 @@ def _train_and_eval(*names: str) -> tuple[Line, ...]:
 
 
 CHARTS = (
-    Chart("loss", "Loss", "Lower means the pairs are told apart with more confidence.", _train_and_eval("loss")),
+    Chart(
+        "loss",
+        "Loss",
+        "What training lowers. Of methods that learn online it says nothing: look at the reward.",
+        _train_and_eval("loss"),
+    ),
     Chart(
         "accuracy",
         "Reward accuracy",
@@ -241,7 +246,7 @@ def _style_axes(axes: Axes, chart: Chart, series: list[_Series]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.margins(x=0.02, y=0.1)
-    if chart.shows_shares:
+    if chart.name == "accuracy":  # a coin flip
         axes.axhline(0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     elif values and min(values) < 0 < max(values):
         axes.axhline(0.0, color=COLOURS["muted"], linewidth=0.7, zorder=1)

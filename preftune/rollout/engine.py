@@ -20,8 +20,7 @@ from preftune.errors import PreftuneError
 from preftune.models.head import find_head
 from preftune.models.layout import Group
 from preftune.models.logprobs import completion_log_probs
-from preftune.models.paths import _window as sliding_window
-from preftune.models.paths import causal_model, cheapest_path, probe_groups, refuse_unfit
+from preftune.models.paths import causal_model, cheapest_path, probe_groups, refuse_unfit, sliding_window
 from preftune.rollout import attending
 from preftune.rollout.batching import Choose, Request, grow_all
 from preftune.rollout.cache import KeyValueCache

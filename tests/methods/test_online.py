@@ -185,7 +185,8 @@ def test_a_reward_that_has_worked_may_fail_on_a_whole_window(world: World, tmp_p
     file = tmp_path / "later.py"
     file.write_text(
         "calls = []\ndef late(completion_ids, **columns):\n    calls.append(1)\n"
-        "    if len(calls) > 1:\n        raise RuntimeError('away')\n    return [float(i[0] % 2) for i in completion_ids]\n"
+        "    if len(calls) > 1:\n        raise RuntimeError('away')\n"
+        "    return [float(i[0] % 2) for i in completion_ids]\n"
     )
     settings = SILENT | SMALL | {"max_steps": 3, "reward_funcs": (f"{file}:late",)}
     notes: list[str] = []
