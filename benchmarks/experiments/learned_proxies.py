@@ -57,7 +57,8 @@ LABELS, NOISES = (200, 2000, 20000), (0.0, 0.25)
 MEMBERS, ENSEMBLE_WIDTH, ENSEMBLE_LABELS = 5, "20k", 2000
 STEPS, BATCH, RATE, PATIENCE, CHECKED_EVERY, HELD_OUT = 2000, 64, 1e-3, 5, 50, 0.1
 BEST_OF_N, IDEAL = "best-of-n", "ideal RL"
-KLS = tuple(np.linspace(0.25, 6.0, 24).tolist())  # nats, at which gold is measured
+GOLD_FREQUENCY = 1.2  # deviation of what the gold network's sines are taken of
+KLS = tuple(np.linspace(0.25, 8.0, 32).tolist())  # nats, at which gold is measured
 SETTINGS = {
     "widths": WIDTHS,
     "labels": LABELS,
@@ -264,11 +265,12 @@ def _ensemble_name(size: str) -> str:
 
 
 def _random_network(inputs: Float[Tensor, "completions inputs"], seed: int) -> LogProbs:
-    """The gold score: a network of three layers of sines, which no small one learns from few labels."""
+    """The gold score: a network of sines, smooth enough to be learned from many labels, and not from few."""
     draw = np.random.default_rng([seed, *b"gold"])
     hidden = inputs.double().numpy()
-    for width in (32, 32):
-        hidden = np.sin(hidden @ draw.normal(size=(hidden.shape[1], width)) * 1.5 / len(hidden[0]) ** 0.5 * 2)
+    for width, active in ((64, LENGTH), (64, 64)):
+        weights = draw.normal(size=(hidden.shape[1], width)) * GOLD_FREQUENCY / active**0.5
+        hidden = np.sin(hidden @ weights)
     return torch.from_numpy(hidden @ draw.normal(size=hidden.shape[1]))
 
 
