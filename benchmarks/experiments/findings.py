@@ -40,13 +40,17 @@ class Claim:
 
 
 def experiment(
-    description: str | None, name: str, settings: Mapping[str, Any], runs_of: Callable[[int], Iterable[Run]]
+    description: str | None,
+    name: str,
+    settings: Mapping[str, Any],
+    runs_of: Callable[[int], Iterable[Run]],
+    seeds: Sequence[int] = SEEDS,
 ) -> Result:
     """Runs an experiment from the command line: ``runs_of(seed)`` for each seed; writes its file, gives its content."""
     import torch
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument("--jobs", type=int, default=1, help="Seeds run at the same time, each on one thread.")
     parser.add_argument("--output", type=Path, default=file_of(name))
     options = parser.parse_args()

@@ -7,8 +7,9 @@ import statistics
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from preftune.audit.findings import Finding, Share, count_of, share_of
 from preftune.data.read import Reading
 from preftune.data.records import Pair, character_count, normal_text
 from preftune.data.split import leaked_prompts, prompt_key
@@ -34,32 +35,6 @@ class Spread:
     median: float | None
     p95: float | None
     max: float | None
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share with its 95% interval, as the report prints it; None where nothing was counted."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    title: str
-    explanation: str
-    unit: str = "share"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something the user should know or mend; ``rows`` are the ids, or places, of the rows it is about."""
-
-    id: str
-    severity: Literal["error", "warning", "info"]
-    title: str
-    what: str
-    evidence: str
-    rows: tuple[str, ...]
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -152,7 +127,7 @@ def _grouped(items: Iterable[Item], keys: Iterable[Hashable]) -> list[list[Item]
 
 
 def _longer_wins(pairs: Iterable[Pair]) -> Share:
-    gaps = [character_count(pair.chosen) - character_count(pair.rejected) for pair in pairs]
+    gaps = [character_count(pair.chosen) - charactercount_of(pair.rejected) for pair in pairs]
     signs = Counter((gap > 0) - (gap < 0) for gap in gaps)
     wins, n = signs[1], signs[1] + signs[-1]
     title = "The longer answer wins"
@@ -160,12 +135,7 @@ def _longer_wins(pairs: Iterable[Pair]) -> Share:
         f"Share of pairs whose chosen answer has more characters than the rejected one; "
         f"{signs[0]:,} of equal length are left out. Near 50% length says nothing, near 100% everything."
     )
-    if not n:
-        return Share(None, None, None, 0, title, explanation)
-    from scipy.stats import binomtest
-
-    interval = binomtest(wins, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return Share(wins / n, float(interval.low), float(interval.high), n, title, explanation)
+    return share_of(wins, n, title, explanation)
 
 
 def _spread(pairs: Sequence[Pair], name: str) -> Spread:
@@ -186,7 +156,7 @@ def _contradiction_finding(opposed: Sequence[Sequence[Pair]]) -> Finding | None:
         severity="error",
         title="Comparisons labelled both ways",
         what="The same prompt with the same two answers occurs with either answer as the winner.",
-        evidence=f"{_count(len(opposed), 'comparison')} in {len(rows):,} rows.",
+        evidence=f"{count_of(len(opposed), 'comparison')} in {len(rows):,} rows.",
         rows=rows,
         remedy="Keep the label that most annotators gave, or leave these rows out.",
     )
@@ -200,7 +170,7 @@ def _leakage_finding(leaked: Sequence[Pair], evaluated: int) -> Finding | None:
         severity="error",
         title="Evaluation prompts in the training data",
         what="Prompts of the evaluation set also occur in training, so its accuracy measures memory too.",
-        evidence=f"{len(leaked):,} of {_count(evaluated, 'evaluation pair')}.",
+        evidence=f"{len(leaked):,} of {count_of(evaluated, 'evaluation pair')}.",
         rows=_ids(leaked),
         remedy="Split by prompt, or take these pairs out of the evaluation set.",
     )
@@ -216,7 +186,7 @@ def _rejected_finding(reading: Reading) -> Finding | None:
         severity="warning",
         title="Many rows cannot be used",
         what="More than one row in twenty was left out; what remains may not be what was collected.",
-        evidence=f"{left_out:,} of {_count(reading.read, 'row')}: {reasons}.",
+        evidence=f"{left_out:,} of {count_of(reading.read, 'row')}: {reasons}.",
         rows=tuple(row.where for row in reading.rejected),
         remedy=f"Mend the commonest reason first. {_first_mend(reading)}",
     )
@@ -236,7 +206,7 @@ def _duplicate_finding(repeated: Sequence[Pair], pairs: int) -> Finding | None:
         severity="warning",
         title="Repeated pairs",
         what="Pairs that repeat an earlier one weigh more than the others in training.",
-        evidence=f"{len(repeated):,} of {_count(pairs, 'pair')} repeat an earlier one.",
+        evidence=f"{len(repeated):,} of {count_of(pairs, 'pair')} repeat an earlier one.",
         rows=_ids(repeated),
         remedy="Keep the first of each.",
     )
@@ -255,7 +225,7 @@ def _length_finding(longer: Share) -> Finding | None:
         title=f"The {side} answer usually wins",
         what=f"A model can lower its loss by writing {side} answers without writing better ones.",
         evidence=(
-            f"The longer answer wins {longer.value:.1%} of {_count(longer.n, 'pair')} "
+            f"The longer answer wins {longer.value:.1%} of {count_of(longer.n, 'pair')} "
             f"(95% interval {longer.low:.1%} to {longer.high:.1%})."
         ),
         rows=(),
@@ -271,7 +241,7 @@ def _size_finding(pairs: int) -> Finding | None:
         severity="warning",
         title="Few pairs",
         what="With so few pairs a model learns them by heart, and no accuracy can be told from chance.",
-        evidence=f"{_count(pairs, 'pair')}; a few hundred are the least that is useful.",
+        evidence=f"{count_of(pairs, 'pair')}; a few hundred are the least that is useful.",
         rows=(),
         remedy="Collect more pairs, or take the result as a trial only.",
     )
@@ -279,7 +249,3 @@ def _size_finding(pairs: int) -> Finding | None:
 
 def _ids(pairs: Iterable[Pair]) -> tuple[str, ...]:
     return tuple(pair.id for pair in pairs)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -166,6 +166,25 @@ def test_exact_gradient_comes_as_near_as_is_asked_of_the_methods(small_world: Wo
     assert there.reward_share == pytest.approx(1, abs=enumerable.WITHIN / 2)
 
 
+def test_trainer_moves_the_policy_towards_the_optimum_and_tells_the_way(small_world: World) -> None:
+    path: list[dict[str, float]] = []
+    before = standing(small_world, small_world.reference)
+    policy = enumerable.trained(small_world, enumerable.CONTENDERS["RLOO"], 20, path)
+    after = standing(small_world, exact_log_probs(policy))
+    assert after.kl_to_optimum < 0.6 * before.kl_to_optimum
+    assert after.reward_share > 0.4
+    assert path == []  # nothing is recorded before the first of the recorded steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, one in enumerable.CONTENDERS.items() if one.is_unbiased])
+def test_trainer_ends_at_the_optimum(small_world: World, name: str) -> None:
+    policy = exact_log_probs(enumerable.trained(small_world, enumerable.CONTENDERS[name]))
+    there = standing(small_world, policy)
+    assert there.kl_to_optimum < enumerable.NEAR
+    assert there.reward_share == pytest.approx(1, abs=enumerable.WITHIN)
+
+
 def _end(world: World, penalty: Penalty) -> LogProbs:
     return fixed_point(world.reference, world.rewards, world.beta, penalty)
 
