@@ -4,8 +4,8 @@
 
 A step draws `group` completions of each of `prompts` prompts (the same on both sides), asks one cheap reward, the share
 of even token ids, and updates all weights once, in bfloat16 with float32 masters. Nothing ends a completion before its
-last token, so that both sides do equal work. Both take one micro-batch after the other: TRL eight of eight completions,
-preftune four of sixteen, its default. Each run has a process of its own; the first step warms up and is not timed.
+last token, so that both sides do equal work. Both take one micro-batch of eight completions after the other. Each run
+has a process of its own; the first step warms up and is not timed.
 
   preftune     its defaults
   trl          TRL with what helps on a CPU: no gradient checkpointing, glibc's malloc told to keep freed memory
@@ -85,8 +85,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 2 or min(options.prompts, options.group, options.rounds) < 1:
         parser.error("--steps should be 2 or more, --prompts, --group and --rounds 1 or more")
-    if options.prompts * options.group % 16:
-        parser.error("--prompts times --group should be a multiple of 16")
+    if options.prompts * options.group % 8:
+        parser.error("--prompts times --group should be a multiple of 8")
     if find_spec("trl") is None:
         parser.error("TRL is not installed; it is in the dependency group 'parity'")
     options.model = str(Path(options.model).expanduser().absolute())  # a link keeps its name
@@ -187,8 +187,8 @@ def _train_preftune(job: Job, clock: Clock) -> None:
         save_strategy="no",
         logging_steps=1,
         num_generations=job.group,
-        per_device_train_batch_size=16,
-        gradient_accumulation_steps=job.prompts * job.group // 16,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=job.prompts * job.group // 8,
         max_completion_length=TOKENS,
         max_steps=job.steps,
         learning_rate=LEARNING_RATE,

@@ -165,12 +165,18 @@ def between_markers(text: str, name: str, body: str) -> str:
 def main() -> None:
     """Rewrites the README from all results; a part whose markers it lacks is left out, and said."""
     from benchmarks.family import section
+    from benchmarks.grpo import grpo_tables
+    from benchmarks.online_runs import section as online_section
+    from benchmarks.rollout import rollout_tables
 
     readme = HERE / "README.md"
     for name, pattern, write in (
         ("dpo", "dpo-*.json", tables),
         ("offline", "offline-*.json", offline_tables),
         ("family", "family*.json", section),
+        ("rollout", "rollout-*.json", rollout_tables),
+        ("grpo", "grpo-*.json", grpo_tables),
+        ("online_runs", "online-runs*.json", online_section),
     ):
         text = readme.read_text(encoding="utf-8")
         if f"<!-- {name}: begin -->" not in text:

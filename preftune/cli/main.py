@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
@@ -34,12 +34,14 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 class Command:
     """Where a command lives, ``module:function``, and its line in the list of commands.
 
-    ``takes_settings``: the function takes all tokens, any config name among them, and has its own help.
+    ``takes_settings``: the function takes all tokens, any config name among them, and has its own help. A command
+    with ``kinds`` is a word before one of these.
     """
 
     target: str
     line: str
     takes_settings: bool = False
+    kinds: Mapping[str, Command] = field(default_factory=dict)
 
 
 COMMANDS: Final[dict[str, Command]] = {
@@ -61,6 +63,7 @@ COMMANDS: Final[dict[str, Command]] = {
 }
 
 _HELP: Final = "Preference data in, an aligned language model out, with the evidence that it is one."
+_KINDS_HELP: Final = {"preftune make": "New preference records, each with where it comes from."}
 _MORE_HELP: Final = """Example:
   preftune demo
   preftune audit pairs.jsonl
@@ -105,21 +108,27 @@ def _take_flags(argv: list[str]) -> tuple[list[str], set[str]]:
 
 
 def _run(tokens: Sequence[str], commands: Mapping[str, Command]) -> Outcome:
-    name, *rest = tokens or ["--help"]
-    if name in ("--help", "-h"):
-        result = _call(_root(commands), [name])
-    elif name in commands:
-        result = _call(_app(name, commands[name]), _join_switches(rest))
-    else:
-        raise _unknown(name, commands)
+    result = _called("preftune", tokens, commands)
     sys.stdout.flush()  # a closed pipe shows here and not while Python shuts down
     return result if isinstance(result, Outcome) else Outcome({})
 
 
-def _unknown(name: str, commands: Mapping[str, Command]) -> PreftuneError:
+def _called(program: str, tokens: Sequence[str], commands: Mapping[str, Command]) -> Any:
+    name, *rest = tokens or ["--help"]
+    if name in ("--help", "-h"):
+        return _call(_root(program, commands), [name])
+    if name not in commands:
+        raise _unknown(program, name, commands)
+    whole, command = f"{program} {name}", commands[name]
+    if command.kinds:
+        return _called(whole, rest, command.kinds)
+    return _call(_app(whole, command), _join_switches(rest))
+
+
+def _unknown(program: str, name: str, commands: Mapping[str, Command]) -> PreftuneError:
     known = ["--help", "--version", "--json", "--debug"] if name.startswith("-") else list(commands)
     nearest = difflib.get_close_matches(name, known, n=1)
-    mend = f"Did you mean `preftune {nearest[0]}`?" if nearest else "`preftune --help` lists the commands."
+    mend = f"Did you mean `{program} {nearest[0]}`?" if nearest else f"`{program} --help` lists the commands."
     return PreftuneError(f"There is no {'option' if name.startswith('-') else 'command'} {name}.", mend=mend)
 
 
@@ -137,21 +146,23 @@ def _see_help(app: App) -> str:
     return f"See `{app.name[0]} --help`."
 
 
-def _root(commands: Mapping[str, Command]) -> App:
+def _root(program: str, commands: Mapping[str, Command]) -> App:
     """The app that lists the commands, without importing one."""
-    app = _new_app("preftune", help=_HELP, help_epilogue=_MORE_HELP)
+    is_whole = program == "preftune"
+    more = _MORE_HELP if is_whole else f"`{program} COMMAND --help` explains a command."
+    app = _new_app(program, help=_HELP if is_whole else _KINDS_HELP[program], help_epilogue=more)
     for position, (name, command) in enumerate(commands.items()):
         app.command(command.target, name=name, help=command.line, sort_key=position)
     return app
 
 
-def _app(name: str, command: Command) -> App:
+def _app(program: str, command: Command) -> App:
     """The app of one command, its help the function's docstring."""
     module, _, function = command.target.partition(":")
     call: Callable[..., Any] = getattr(import_module(module), function)
     text, example = _split_example(inspect.getdoc(call) or command.line)
     app = _new_app(
-        f"preftune {name}",
+        program,
         help=text,
         help_epilogue=example,
         help_flags=[] if command.takes_settings else ["--help", "-h"],

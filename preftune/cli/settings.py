@@ -89,7 +89,9 @@ def settings_help(cls: type[BaseModel], command: str = "dpo") -> str:
     """Help text with an example and every field: its type, description and default, in groups."""
     width = min(shutil.get_terminal_size().columns, 110)
     use = f"Usage: preftune {command} --model M --data D --output DIR [--config C.yaml] [--any-setting VALUE]"
-    example = f"preftune {command} --model Qwen/Qwen3-0.6B --data pairs.jsonl --output out"
+    is_online = "reward_funcs" in cls.model_fields
+    example = f"preftune {command} --model Qwen/Qwen3-0.6B --data {'prompts' if is_online else 'pairs'}.jsonl"
+    example += " --reward_funcs accuracy --output out" if is_online else " --output out"
     first_line = (cls.__doc__ or "").strip().partition("\n")[0]
     parts = [use, first_line, f"Example:\n  {example}", _commons(width)]
     parts += [_section(title, fields, width) for title, fields in _sections(cls)]

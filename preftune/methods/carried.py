@@ -26,6 +26,9 @@ class Together:
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Gives each its own back."""
         for name, part in self.parts.items():
-            prefix = f"{name}."
-            own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            part.load_state(own, values[name])
+            part.load_state(with_prefix(tensors, f"{name}."), values[name])
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, by what follows."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from preftune.errors import PreftuneError
 from preftune.methods.context import Context, Given
-from preftune.methods.experience import Experience, PerToken, branches, split_by_length
+from preftune.methods.experience import Experience, PerToken, per_token_of
 from preftune.methods.policy import Trainee, load_trainee
 from preftune.methods.ppo_settings import PPOConfig
 from preftune.models.layout import Group
@@ -80,16 +79,11 @@ def reward_under_critic(context: Context[Any], critic: Trainee[ValueEngine], fol
     return Scorer(folder, reward_beneath(critic.engine).eval(), critic.tokenizer, calibration)
 
 
-@torch.no_grad()
 def per_token_values(engine: ValueEngine, experiences: Sequence[Experience], batch_size: int) -> list[PerToken]:
     """The value at each token of each completion, in evaluation mode."""
     was_training = engine.training
     engine.eval()
     try:
-        found: list[PerToken] = []
-        for begin in range(0, len(experiences), batch_size):
-            part = experiences[begin : begin + batch_size]
-            found += split_by_length(engine(branches(part)), part)
-        return found
+        return per_token_of(engine, experiences, batch_size)
     finally:
         engine.train(was_training)

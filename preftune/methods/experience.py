@@ -70,15 +70,22 @@ def completion_lengths(batch: Sequence[Experience], device: torch.device) -> Flo
     return torch.tensor([float(len(one.completion)) for one in batch], device=device)
 
 
-@torch.no_grad()
 def per_token_log_probs(
     log_probs: Callable[[Sequence[Group]], CompletionLogProbs], batch: Sequence[Experience], batch_size: int
 ) -> list[PerToken]:
     """A model's log-probs of each completion's tokens."""
+    return per_token_of(lambda groups: log_probs(groups).per_token, batch, batch_size)
+
+
+@torch.no_grad()
+def per_token_of(
+    compute: Callable[[Sequence[Group]], Float[Tensor, "targets"]], batch: Sequence[Experience], batch_size: int
+) -> list[PerToken]:
+    """What ``compute`` says of each completion's tokens, so many completions at a time."""
     found: list[PerToken] = []
     for begin in range(0, len(batch), batch_size):
         part = batch[begin : begin + batch_size]
-        found += split_by_length(log_probs(branches(part)).per_token, part)
+        found += split_by_length(compute(branches(part)), part)
     return found
 
 

@@ -69,6 +69,8 @@ class GRPOConfig(GroupConfig):
             raise ValueError("num_generations: a completion alone has nothing to be compared with; give 2 or more.")
         if self.delta is not None and self.delta <= 1 + self.clip[1]:
             raise ValueError(f"delta: {self.delta} is not above 1 + epsilon_high, {1 + self.clip[1]}.")
+        if self.use_bias_correction_kl and self.kl_estimator != "k3":
+            raise ValueError(f"kl_estimator: use_bias_correction_kl corrects k3, not {self.kl_estimator}.")
         return self
 
 

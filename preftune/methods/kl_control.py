@@ -26,5 +26,6 @@ class KLControl:
         return {}, {"coef": self.coef}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Goes on from what ``state`` gave."""
-        self.coef = float(values["coef"])
+        """Goes on from what ``state`` gave; a fixed price is what the settings now say."""
+        if self.target is not None:
+            self.coef = float(values["coef"])

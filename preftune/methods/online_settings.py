@@ -27,8 +27,8 @@ class OnlineConfig(SamplerConfig):
         "vllm_importance_sampling_clip_max": ("sampler_correction_cap", ""),
     }
 
-    per_device_train_batch_size: int = Field(default=16, ge=1, description="Completions computed at once.")
-    gradient_accumulation_steps: int = Field(default=4, ge=1, description="Micro-batches to an optimiser step.")
+    per_device_train_batch_size: int = Field(default=8, ge=1, description="Completions computed at once.")
+    gradient_accumulation_steps: int = Field(default=8, ge=1, description="Micro-batches to an optimiser step.")
 
     num_generations: int = Field(default=8, ge=1, description="Completions drawn for each prompt.")
 
@@ -56,7 +56,9 @@ class OnlineConfig(SamplerConfig):
     ref_model: str | None = Field(
         default=None, description="The reference, if it is not the model the run starts from."
     )
-    eval_prompts: int = Field(default=64, ge=0, description="Held-out prompts answered to measure the reward.")
+    eval_prompts: int = Field(
+        default=64, ge=0, description="Held-out prompts answered to measure reward and KL; num_completions is not used."
+    )
 
     @field_validator("reward_funcs", "reward_weights", mode="before")
     @classmethod
@@ -68,6 +70,12 @@ class OnlineConfig(SamplerConfig):
         texts = [one for one in listed if isinstance(one, str)]
         parts = [part.strip() for text in texts for part in re.split(r",(?![^()]*\))", text)]
         return parts if len(texts) == len(listed) else listed
+
+    @model_validator(mode="after")
+    def _cuts_nothing(self) -> Self:
+        if self.truncation_mode != type(self).model_fields["truncation_mode"].default:
+            raise ValueError("truncation_mode: prompts are never cut here, those too long are left out; leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _windows_divide(self) -> Self:

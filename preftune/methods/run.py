@@ -185,6 +185,7 @@ def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
         },
         largest=supply.largest(total),
         figures=supply.figures,
+        shown=supply.shown,
         told=supply.told,
         carried=supply.carried,
     )

@@ -37,7 +37,7 @@ class SamplerConfig(RunConfig):
         default=0.3, gt=0, le=1, description="Part of the device's memory that vLLM takes beside the policy."
     )
     vllm_max_model_length: int | None = Field(
-        default=None, ge=2, description="Most tokens of prompt and completion in vLLM; unset: the model's own."
+        default=None, ge=2, description="Most tokens of prompt and completion in vLLM; unset: max_length."
     )
     vllm_enable_sleep_mode: bool = Field(
         default=False, description="vLLM gives its memory back while the policy is trained."
@@ -66,6 +66,6 @@ class SamplerConfig(RunConfig):
             server_timeout=self.vllm_server_timeout,
             weights_folder=None if folder is None else Path(folder).expanduser(),
             gpu_memory_utilization=self.vllm_gpu_memory_utilization,
-            max_model_length=self.vllm_max_model_length,
+            max_model_length=self.vllm_max_model_length or self.max_length,
             enable_sleep_mode=self.vllm_enable_sleep_mode,
         )

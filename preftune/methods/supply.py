@@ -39,6 +39,7 @@ class Supply(Generic[T]):
     identity: Mapping[str, Any]
     largest: Callable[[int], Sequence[T] | None] = lambda steps: None
     figures: Callable[[int], Figures] = lambda step: {}
+    shown: Sequence[str] = ()
     told: Callable[[int, Sequence[Computed]], object] = lambda step, computed: None
     carried: Carried | None = None
     items: Sequence[T] = ()

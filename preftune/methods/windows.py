@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from preftune.data.batches import epoch_order
 from preftune.methods.across import gathered
+from preftune.methods.carried import with_prefix
 from preftune.methods.context import Context
 from preftune.methods.experience import Experience, pack_window, unpack_window
 from preftune.methods.online_settings import OnlineConfig
@@ -55,6 +57,7 @@ def drawn_in_windows(
         divisor=windows.divisor,
         identity=windows.identity(),
         figures=windows.figures,
+        shown=("reward",),
         told=windows.told,
         carried=windows,
     )
@@ -103,13 +106,7 @@ class _Windows:
             self.experiences, self.fresh = list(window.experiences), window.figures
         if self.stopped:
             return []
-        members = self._members(step)
-        if not any(gathered(self.context.accelerator, [any(map(self.portion.counts, members))])):
-            return []
-        if self.context.accelerator.num_processes == 1:  # all processes must have as many
-            members = [one for one in members if self.portion.counts(one)]
-        size = self.context.config.per_device_train_batch_size * self.context.config.unit
-        return [members[begin : begin + size] for begin in range(0, len(members), size)]
+        return self._cut(self._members(step))
 
     def divisor(self, step: int) -> float:
         """The weights of the step's experiences over all processes."""
@@ -150,9 +147,9 @@ class _Windows:
         process = self.context.accelerator.process_index
         own = values["processes"][process]
         self.fresh = {name: (total, weight) for name, (total, weight) in own["fresh"].items()}
-        self.experiences = unpack_window(_with_prefix(tensors, f"{process}."), own["window"])
+        self.experiences = unpack_window(with_prefix(tensors, f"{process}."), own["window"])
         if self.carried is not None:
-            self.carried.load_state(_with_prefix(tensors, "method."), values["method"])
+            self.carried.load_state(with_prefix(tensors, "method."), values["method"])
 
     def _take(self, n: int) -> list[int]:
         """The next ``n`` prompts of this process; epochs follow each other, each in an order of its own."""
@@ -166,6 +163,18 @@ class _Windows:
             for epoch, within in orders
         ]
         return numbers[accelerator.process_index :: accelerator.num_processes]
+
+    def _cut(self, members: Sequence[Experience]) -> list[list[Experience]]:
+        """Those that count, in as many micro-batches as any process needs; where some are short, others fill up."""
+        config: OnlineConfig = self.context.config
+        kept = [one for one in members if self.portion.counts(one)]
+        others = [one for one in members if not self.portion.counts(one)]
+        own = -(-len(kept) // (config.per_device_train_batch_size * config.unit))
+        needed = max(gathered(self.context.accelerator, [own]))
+        short = max(needed * config.unit - len(kept), 0)
+        units = _in_units([*kept, *others[:short]], config.unit)
+        cuts = [round(len(units) * i / max(needed, 1)) for i in range(needed + 1)]
+        return [[one for unit in units[begin:end] for one in unit] for begin, end in pairwise(cuts)]
 
     def _members(self, step: int) -> list[Experience]:
         """The experiences of the step: a part of the window, whose prompts are shuffled anew at each pass."""
@@ -182,9 +191,9 @@ class _Windows:
         return ordered[cuts[0] : cuts[1]]
 
 
+def _in_units(experiences: Sequence[Experience], unit: int) -> list[Sequence[Experience]]:
+    return [experiences[begin : begin + unit] for begin in range(0, len(experiences), unit)]
+
+
 def _of(computed: Computed, name: str) -> list[tuple[Any, Any]]:
     return [computed.metrics[name]] if name in computed.metrics else []
-
-
-def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

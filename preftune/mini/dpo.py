@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from preftune import losses
-from preftune.errors import PreftuneError
 from preftune.evaluate.measures import Measure
 from preftune.evaluate.preferences import MARGIN, PREFERENCE, reward_measures
 from preftune.mini.log_probs import answer_log_probs, scored_by_length
-from preftune.mini.model import MiniGPT
+from preftune.mini.model import MiniGPT, refuse_shared_weights
 from preftune.mini.pairs import TextPair, read_pairs
 from preftune.mini.tokenizer import Example, encode_answers
 from preftune.mini.training import Progress, Recipe, curve, require_positive, train_epochs
@@ -46,7 +45,7 @@ def dpo_train(
     """
     require_positive("beta", beta)
     recipe = Recipe(num_epochs, lr, batch_size, seed, progress)
-    _refuse_shared_weights(policy, reference)
+    refuse_shared_weights(policy, reference, "reference")
     sides = _encode(read_pairs(pairs), policy, reference)
     frozen = _frozen(reference)
     guard = ReferenceGuard(frozen)
@@ -88,17 +87,6 @@ def preference_measures(
         replace(found[PREFERENCE], title="Preference accuracy"),
         replace(found[MARGIN], title="Log-ratio margin", explanation=margin),
     )
-
-
-def _refuse_shared_weights(policy: nn.Module, reference: nn.Module) -> None:
-    shared = {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in reference.parameters()}
-    if shared:
-        what = "are the same object" if policy is reference else f"share {len(shared)} of their weights"
-        raise PreftuneError(
-            f"Policy and reference {what}: the reference would move with every step.",
-            where="reference",
-            mend="Build a second MiniGPT and give it the weights with copy_model_weights(policy, reference).",
-        )
 
 
 def _encode(pairs: Sequence[TextPair], policy: MiniGPT, reference: MiniGPT) -> list[tuple[Example, Example]]:

@@ -150,6 +150,19 @@ def copy_model_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(given)
 
 
+def refuse_shared_weights(policy: nn.Module, other: nn.Module, role: str) -> None:
+    """Raises ``PreftuneError`` where ``other`` would move with every step of the policy."""
+    shared = {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in other.parameters()}
+    if not shared:
+        return
+    what = "are the same object" if policy is other else f"share {len(shared)} of their weights"
+    raise PreftuneError(
+        f"Policy and {role} {what}: the {role} would move with every step.",
+        where=role,
+        mend=f"Build the {role} by itself and give it the weights with copy_model_weights(source, target).",
+    )
+
+
 def _check_sizes(
     vocab_size: int, embed_dim: int, num_heads: int, num_layers: int, max_seq_len: int, ff_dim: int
 ) -> None:

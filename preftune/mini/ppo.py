@@ -16,8 +16,8 @@ from preftune import losses
 from preftune.errors import PreftuneError
 from preftune.mini.actor_critic import ActorCritic, taken, tempered_log_probs, value_model
 from preftune.mini.log_probs import answer_log_probs, device_of, pad
-from preftune.mini.model import MiniGPT, RewardModel
-from preftune.mini.ppo_inputs import check_room, check_trainable, read_prompts, read_rewards, refuse_shared_weights
+from preftune.mini.model import MiniGPT, RewardModel, refuse_shared_weights
+from preftune.mini.ppo_inputs import check_room, check_trainable, read_prompts, read_rewards
 from preftune.mini.reward import score_answers
 from preftune.mini.sampling import ROWS, draw_answers
 from preftune.mini.tokenizer import Example, decode

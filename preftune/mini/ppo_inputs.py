@@ -56,19 +56,6 @@ def read_rewards(given: Any, prompts: Sequence[str]) -> list[float]:
     ]
 
 
-def refuse_shared_weights(policy: nn.Module, other: nn.Module, role: str) -> None:
-    """Raises ``PreftuneError`` where ``other`` would move with every step of the policy."""
-    shared = {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in other.parameters()}
-    if not shared:
-        return
-    what = "are the same object" if policy is other else f"share {len(shared)} of their weights"
-    raise PreftuneError(
-        f"Policy and {role} {what}: the {role} would move with every step.",
-        where=role,
-        mend=f"Build the {role} by itself and give it the weights with copy_model_weights(source, target).",
-    )
-
-
 def check_trainable(policy: nn.Module) -> None:
     """Raises ``PreftuneError`` for a policy that is frozen: beside it the value model would still learn."""
     if not any(parameter.requires_grad for parameter in policy.parameters()):

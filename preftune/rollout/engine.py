@@ -31,6 +31,7 @@ from preftune.rollout.growing import Growing
 from preftune.rollout.packing import packed_linears
 from preftune.rollout.protocol import Drawn, Sampler, Sampling
 from preftune.rollout.stops import StopText
+from preftune.training.allocator import give_back_freed
 
 Path = Literal["cached", "generate"]
 PATHS: tuple[Path, ...] = ("cached", "generate")
@@ -78,7 +79,7 @@ class RowsAtOnce:
 
 @dataclass(frozen=True)
 class BuiltInSampler:
-    """Draws with the model itself, by ``path``; buffers are kept from call to call."""
+    """Draws with the model itself, by ``path``; what a call took is given back at its end."""
 
     model: nn.Module
     tokenizer: Any
@@ -139,9 +140,10 @@ class BuiltInSampler:
         try:
             with _decoding(self.model, self.cache) as decoder, packed_linears(self.model, rows):
                 grow_all(decoder, requests, rows, choose, progress)
-        except BaseException:
-            self.cache.clear()  # what a broken pass left there could reach the next
-            raise
+        finally:
+            self.cache.clear()  # training needs the room, and what a broken pass left there could reach the next
+            if next(self.model.parameters()).device.type == "cpu":
+                give_back_freed()
 
 
 def _refuse_unfit_settings(sampling: Sampling, n: int, has_tokenizer: bool) -> None:

@@ -57,8 +57,8 @@ class Work(Generic[Batch]):
     ``largest`` is the micro-batch that takes the most memory; it is computed once after the first step.
 
     A step without micro-batches changes nothing and counts. ``figures(step)``, asked after them, are further
-    figures to log; ``told(step, computed)`` hears of each step done. ``carried`` is what a checkpoint keeps beside
-    the loop's own.
+    figures to log; those in ``shown`` are told to who watches. ``told(step, computed)`` hears of each step done.
+    ``carried`` is what a checkpoint keeps beside the loop's own.
     """
 
     module: nn.Module
@@ -71,6 +71,7 @@ class Work(Generic[Batch]):
     identity: Mapping[str, Any] = field(default_factory=dict)
     largest: Batch | None = None
     figures: Callable[[int], Figures] = lambda step: {}
+    shown: Sequence[str] = ()
     told: Callable[[int, Sequence[Computed]], object] = lambda step, computed: None
     carried: Carried | None = None
 
@@ -115,6 +116,8 @@ def train(
     state = LoopState()
     if settings.resume:
         state = restore_state(folder, work.module, optimizer, work.identity, watch.note, work.carried)
+        if not accelerator.is_main_process:
+            state.averages = Averages()  # the checkpoint has those of all processes
     save_every = settings.save_interval(total, work.steps_per_epoch)
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
@@ -137,7 +140,9 @@ def train(
                 due = save_every and state.step % save_every == 0 and not last
                 if due or stopped:
                     carried = None if work.carried is None else work.carried.state()  # every process has its part
+                    averages = _over_processes(state.averages, accelerator)
                     if accelerator.is_main_process:
+                        state.averages = averages
                         keep = settings.save_total_limit
                         save_state(folder, state, work.module, optimizer, work.identity, keep, carried)
     return TrainingResult(state.step, state.nan_steps, time.monotonic() - begun, stopped)
@@ -185,23 +190,25 @@ def _take_step(
     meter: Throughput,
 ) -> None:
     batches = work.micro_batches(state.step)
-    state.averages.add(work.figures(state.step))
+    further = work.figures(state.step)
+    state.averages.add(further)
+    known = [name for name in work.shown if name in further and further[name][1]]
+    shown = {name: float(further[name][0] / further[name][1]) for name in known}
     state.learning_rate = learning_rate
     if not batches:
         work.told(state.step, [])
-        watch.on_step(state.step + 1, {})
+        watch.on_step(state.step + 1, shown)
         return
     per_item = accelerator.num_processes / work.items(state.step)  # data parallelism averages over processes
     made: list[Computed] = []
-    for number, batch in enumerate(batches):
-        is_last = number == len(batches) - 1
-        with nullcontext() if is_last else accelerator.no_sync(module):
-            computed = work.compute(module, batch)
-            accelerator.backward(computed.loss_sum * per_item)
-        if len(batches) > 1 and accelerator.num_processes == 1:
-            optimizer.bank()
-        made.append(replace(computed, loss_sum=computed.loss_sum.detach()))
-        meter.count(computed.items, computed.tokens)
+    with optimizer.banking(len(batches) > 1 and accelerator.num_processes == 1):
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else accelerator.no_sync(module):
+                computed = work.compute(module, batch)
+                accelerator.backward(computed.loss_sum * per_item)
+            made.append(replace(computed, loss_sum=computed.loss_sum.detach()))
+            meter.count(computed.items, computed.tokens)
     norm = gradient_norm(optimizer.gradients())
     is_finite = bool(torch.isfinite(norm))
     if is_finite:
@@ -215,7 +222,7 @@ def _take_step(
         _skip(work, batches, optimizer, state, watch)
     work.told(state.step, made)
     loss = sum(float(computed.loss_sum) for computed in made) / sum(computed.mean_over for computed in made)
-    watch.on_step(state.step + 1, {"loss": loss})
+    watch.on_step(state.step + 1, {"loss": loss, **shown})
 
 
 def _skip(work: Work[Any], batches: Sequence[Any], optimizer: MasterAdamW, state: LoopState, watch: Watch) -> None:

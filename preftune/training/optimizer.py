@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ class MasterAdamW(torch.optim.Optimizer):
 
     Parameters in a lower precision get a float32 master copy; the parameter is its stochastic rounding. Gradients are
     multiplied by the group's ``grad_scale`` on the way in, which saves a pass over them for clipping, and are
-    freed as they are consumed. ``bank`` sums the gradients of micro-batches in float32.
+    freed as they are consumed.
     """
 
     def __init__(
@@ -44,18 +45,19 @@ class MasterAdamW(torch.optim.Optimizer):
         """The gradient of every parameter that has one: the banked sum where there is one."""
         return [g for p in self.parameters() if (g := self.gradient(p)) is not None]
 
-    @torch.no_grad()
-    def bank(self) -> None:
-        """Adds the gradients at hand to float32 sums and frees them; float32 ones sum up where they are."""
-        for parameter in self.parameters():
-            gradient = parameter.grad
-            if gradient is None or gradient.dtype == torch.float32:
-                continue
-            if parameter in self._banked:
-                self._banked[parameter] += gradient
-            else:
-                self._banked[parameter] = gradient.float()
-            parameter.grad = None
+    @contextmanager
+    def banking(self, wanted: bool) -> Iterator[None]:
+        """Inside, each gradient is added to a float32 sum as soon as it is there, and freed; float32 ones stay.
+
+        So micro-batches sum up without loss, and gradients are never all held twice.
+        """
+        low = [p for p in self.parameters() if wanted and p.dtype != torch.float32]
+        handles = [parameter.register_post_accumulate_grad_hook(self._bank) for parameter in low]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def step_with(self, learning_rate: float, grad_scale: float = 1.0) -> None:
         """One update with this learning rate, gradients multiplied by ``grad_scale``."""
@@ -98,6 +100,16 @@ class MasterAdamW(torch.optim.Optimizer):
 
     def gradient(self, parameter: Tensor) -> Tensor | None:
         return self._banked.get(parameter, parameter.grad)
+
+    @torch.no_grad()
+    def _bank(self, parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is None:
+            return
+        if parameter in self._banked:
+            self._banked[parameter] += gradient
+        else:
+            self._banked[parameter] = gradient.float()
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """The fused kernel takes every tensor for contiguous: those that are not go through a copy."""

@@ -91,9 +91,12 @@ def test_an_adapter_moves_away_from_its_own_base(method: str, world: World, rewa
 
 
 def test_an_adapter_learns_what_is_rewarded(world: World, reward: str, tmp_path: Path) -> None:
-    settings = {"use_peft": True, "lora_r": 8, "learning_rate": 5e-2, "max_steps": 50}
+    """By the completions of training, 320 at either end: the few prompts that are held out say little."""
+    adapter = {"use_peft": True, "lora_r": 8, "lora_alpha": 64, "lora_target_modules": "all-linear"}
+    settings = SILENT | adapter | {"learning_rate": 1e-2, "max_steps": 100, "scale_rewards": "none"}
     train(world, tmp_path / "run", "grpo", reward, **settings)
-    assert json.loads((tmp_path / "run/eval.json").read_text())["change"]["reward"]["low"] > 0.05
+    rewards = [row["reward"] for row in curves(tmp_path / "run") if "reward" in row]
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.05
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,22 @@ from tests.methods.tiny_runs import FULL, WAYS, curves, losses, run, saved_weigh
 from tests.tiny_world import World
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+ONLINE: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "max_completion_length": 5,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 6,
+    "max_length": 64,
+    "logging_steps": 4,  # a checkpoint in between has averages of both processes
+    "num_samples": 0,
+    "eval_prompts": 0,
+    "eval_strategy": "no",
+}
+OWN: dict[str, dict[str, Any]] = {
+    "grpo": {"num_generations": 4, "num_iterations": 2, "dynamic_sampling": True},
+    "ppo": {"num_generations": 1, "num_ppo_epochs": 2, "kl_target": 0.01, "kl_horizon": 100},
+}
 PATIENCE = 60.0  # seconds until processes count as waiting for each other
 
 
@@ -35,6 +51,21 @@ def test_step_with_fewer_pairs_than_processes_is_no_trap(world: World, tmp_path:
     """41 pairs: a single one is left at each epoch's end."""
     _run_in_two(world, tmp_path / "run", **FULL, limit=41, eval_fraction=0.0, per_device_train_batch_size=4)
     assert len(losses(tmp_path / "run")) == 2 * 6
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_online_run_of_two_processes_resumes_as_if_it_had_never_stopped(
+    method: str, world: World, tmp_path: Path
+) -> None:
+    """Draws are each process's own; windows, multipliers and the KL's price are those of both."""
+    settings = ONLINE | OWN[method] | {"method": method, "reward_funcs": ("target_length(target=3)",)}
+    _run_in_two(world, tmp_path / "whole", **settings)
+    _run_in_two(world, tmp_path / "cut", stop_second_at=3, **settings)
+    assert list_checkpoints(tmp_path / "cut" / "checkpoints") == [3]
+    _run_in_two(world, tmp_path / "cut", **settings, resume=True)
+    assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
+    whole, cut = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "cut")
+    assert all(bool((whole[name] == cut[name]).all()) for name in whole)
 
 
 def test_signal_to_one_process_stops_both_and_they_go_on_together(world: World, tmp_path: Path) -> None:
