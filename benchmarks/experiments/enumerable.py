@@ -101,16 +101,16 @@ def _online_dpo(beta: float) -> dict[str, Any]:
 
 
 CONTENDERS: Final[dict[str, Contender]] = {
-    "PPO": Contender("PPO", _ppo, 600, "sequence"),
+    "PPO": Contender("PPO", _ppo, 400, "sequence"),
     "RLOO": Contender("RLOO", lambda beta: {"beta": beta}, 300, "sequence"),
     "online DPO": Contender("OnlineDPO", _online_dpo, 300, "sequence"),
     "GRPO, KL in the reward": Contender("GRPO", lambda beta: _grpo(beta, beta=0.0), 300, "sequence", pays_kl=True),
-    "GRPO, KL in the loss": Contender("GRPO", _grpo, 800, "reverse"),
+    "GRPO, KL in the loss": Contender("GRPO", _grpo, 400, "reverse"),
     "GRPO, k3's own gradient": Contender(
-        "GRPO", lambda beta: _grpo(beta, use_bias_correction_kl=False), 800, "forward"
+        "GRPO", lambda beta: _grpo(beta, use_bias_correction_kl=False), 400, "forward"
     ),
     "GRPO, scaled by the group": Contender(
-        "GRPO", lambda beta: _grpo(beta, scale_rewards="group", beta=beta), 400, None
+        "GRPO", lambda beta: _grpo(beta, scale_rewards="group", beta=beta), 300, None
     ),
 }
 SETTINGS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -56,16 +56,13 @@ def experiment(
     options = parser.parse_args()
     torch.set_num_threads(1)
     machine, begun = describe_machine(), _processor_seconds()
-    runs = _all_runs(runs_of, options.seeds, options.jobs)
-    result = {
-        "machine": machine,
-        "cpu_seconds": round(_processor_seconds() - begun, 1),
-        "settings": dict(settings),
-        "seeds": options.seeds,
-        "runs": runs,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {"machine": machine, "settings": dict(settings), "seeds": [], "runs": []}
+    found = _all_runs(runs_of, options.seeds, options.jobs)
+    for seed, runs in zip(options.seeds, found, strict=True):
+        result["seeds"].append(seed)
+        result["runs"] += runs
+        _write(result, begun, options.output)  # a stopped experiment keeps the seeds that are done
+    _write(result, begun, options.output)  # once more: the time of other processes is known when they have ended
     return result
 
 
@@ -132,12 +129,22 @@ def about(result: Result, command: str) -> str:
     )
 
 
-def _all_runs(runs_of: Callable[[int], Iterable[Run]], seeds: Sequence[int], jobs: int) -> list[dict[str, Any]]:
+def _write(result: dict[str, Any], begun: float, output: Path) -> None:
+    result["cpu_seconds"] = round(_processor_seconds() - begun, 1)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _all_runs(
+    runs_of: Callable[[int], Iterable[Run]], seeds: Sequence[int], jobs: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The runs of each seed, in order, as they are done."""
     if jobs == 1:
-        return [dict(run) for seed in seeds for run in runs_of(seed)]
+        yield from ([dict(run) for run in runs_of(seed)] for seed in seeds)
+        return
     # Fresh processes: torch's threads do not survive a fork.
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        return [run for found in pool.map(partial(_runs_of_seed, runs_of), seeds) for run in found]
+        yield from pool.map(partial(_runs_of_seed, runs_of), seeds)
 
 
 def _runs_of_seed(runs_of: Callable[[int], Iterable[Run]], seed: int) -> list[dict[str, Any]]:
