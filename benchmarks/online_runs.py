@@ -1,11 +1,11 @@
-"""Do the online methods do their work on a real model: sums checked by a rule, and RLHF from people's pairs?
+"""Do the online methods do their work on a real model: answers checked by a rule, and RLHF from people's pairs?
 
-    python -m benchmarks.online_runs --model DIR [--runs sums,rlhf] [--again] [--keep DIR]
+    python -m benchmarks.online_runs --model DIR [--runs numbers,rlhf] [--again] [--keep DIR]
 
 Runs what `examples/` holds, as a user would, on SmolLM2-135M-Instruct (DIR) with LoRA:
 
-  sums   `preftune grpo --config examples/grpo.yaml`: sums in words, `accuracy` as the only reward
-  rlhf   `preftune run examples/rlhf.yaml`: SFT, a reward model of people's pairs, PPO against it
+  numbers  `preftune grpo --config examples/grpo.yaml`: questions a rule can check, `accuracy` the only reward
+  rlhf     `preftune run examples/rlhf.yaml`: SFT, a reward model of people's pairs, PPO against it
 
 and keeps what each stage wrote into `eval.json`, with its seconds, the settings, the machine and the versions. All is
 measured on prompts that no stage trains on. The result is written after each run; one that is there is not run again
@@ -32,7 +32,7 @@ from benchmarks.family import _cell
 from benchmarks.table import VERSIONS, markdown
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
-RUNS: Final = {"sums": EXAMPLES / "grpo.yaml", "rlhf": EXAMPLES / "rlhf.yaml"}
+RUNS: Final = {"numbers": EXAMPLES / "grpo.yaml", "rlhf": EXAMPLES / "rlhf.yaml"}
 # What is told of a stage, the first that it has.
 MEASURES: Final = {"reward": "reward", "accuracy": "accuracy of the scores", "loss_per_token": "loss, nats a token"}
 

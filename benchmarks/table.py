@@ -167,6 +167,7 @@ def main() -> None:
     from benchmarks.family import section
     from benchmarks.grpo import grpo_tables
     from benchmarks.online_runs import section as online_section
+    from benchmarks.ppo_memory import memory_table
     from benchmarks.rollout import rollout_tables
 
     readme = HERE / "README.md"
@@ -176,6 +177,7 @@ def main() -> None:
         ("family", "family*.json", section),
         ("rollout", "rollout-*.json", rollout_tables),
         ("grpo", "grpo-*.json", grpo_tables),
+        ("ppo_memory", "ppo-memory*.json", memory_table),
         ("online_runs", "online-runs*.json", online_section),
     ):
         text = readme.read_text(encoding="utf-8")
