@@ -21,7 +21,7 @@ LearnedMask: TypeAlias = Bool[np.ndarray, "tokens"]
 class TokenPair:
     """A pair as token ids: ``chosen`` and ``rejected`` continue ``prompt`` and end with EOS unless cut.
 
-    ``margin`` is the pair's, which no token depends on.
+    ``margin`` and ``confidence`` are the pair's, which no token depends on.
     """
 
     NOUN: ClassVar = "pair"
@@ -32,6 +32,7 @@ class TokenPair:
     chosen: TokenIds
     rejected: TokenIds
     margin: float | None = None
+    confidence: float | None = None
 
     @property
     def completions(self) -> tuple[TokenIds, ...]:

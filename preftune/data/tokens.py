@@ -168,7 +168,7 @@ def _encode_pairs(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[_Encoded[
             found.append(outcome)
             continue
         (prompt, chosen, rejected), prompt_alone = outcome
-        found.append((TokenPair(pair.id, prompt, chosen, rejected, pair.margin), prompt_alone))
+        found.append((TokenPair(pair.id, prompt, chosen, rejected, pair.margin, pair.confidence), prompt_alone))
     return found
 
 

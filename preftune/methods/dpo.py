@@ -16,7 +16,7 @@ from preftune.methods.context import Context
 from preftune.methods.job import Job
 from preftune.methods.pair_run import prepare_pairs
 from preftune.methods.pairs import PairLosses, PairMethod, PairValues
-from preftune.methods.settings import ReferenceConfig
+from preftune.methods.settings import PairConfig, ReferenceConfig
 from preftune.models.logprobs import CompletionLogProbs
 from preftune.models.reference import SequenceLogProbs
 
@@ -44,7 +44,7 @@ Divergence: TypeAlias = Literal["reverse_kl", "forward_kl", "js_divergence", "al
 OF_DIFFERENCE: Final = {"sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "exo_pair", "discopop"}
 
 
-class DPOConfig(ReferenceConfig):
+class DPOConfig(ReferenceConfig, PairConfig):
     """Train a policy on pairs directly, against its frozen start."""
 
     beta: float = Field(default=0.1, gt=0, description="How dearly leaving the reference is paid; IPO's tau.")

@@ -19,7 +19,7 @@ from preftune.methods.experience import Experience, branches, flat
 from preftune.methods.job import Job
 from preftune.methods.online import open_online
 from preftune.methods.online_settings import OnlineConfig
-from preftune.methods.pairs import PairMethod, PairValues, token_count
+from preftune.methods.pairs import PairMethod, PairValues, expected_losses, token_count
 from preftune.methods.rollout_figures import window_figures
 from preftune.methods.rollouts import Judged
 from preftune.methods.windows import Portion, TakePrompts, Window, drawn_in_windows
@@ -52,6 +52,8 @@ class OnlineDPOConfig(OnlineConfig, DPOConfig):
             raise ValueError(f"loss_type: {of_batches[0]} sorts or centres whole batches, which tied pairs would bend.")
         if self.early_stop_kl is not None:
             raise ValueError("early_stop_kl: a window is one step here; leave it out.")
+        if self.use_confidence:
+            raise ValueError("use_confidence: labels says how sure a reward is of a pair; leave it out.")
         if self.precompute_ref_log_probs is not None:
             raise ValueError("precompute_ref_log_probs: the completions are not there before training; leave it out.")
         return self
@@ -142,11 +144,10 @@ def pair_step(method: PairMethod, config: OnlineDPOConfig) -> Callable[[nn.Modul
         policy, reference = (method.reduce(part, pairs).view(-1, 2) for part in (scores, frozen))
         lengths = scores.lengths().view(-1, 2)
         nll = -(scores.sums() / scores.lengths()).view(-1, 2)
-        values = PairValues(policy, reference, lengths, nll[:, 0])
-        turned = PairValues(policy.flip(1), reference.flip(1), lengths.flip(1), nll[:, 1])
+        values = PairValues(policy, reference, lengths, nll)
         p = torch.tensor([float(one.per_token["preference"][0]) for one in batch[::2]], device=device)
         known = (p != TIED).to(p)
-        losses = known * (p * method.losses(values) + (1 - p) * method.losses(turned))
+        losses = known * expected_losses(method, values, p)
         rewards = method.rewards(values).detach()
         n = float(known.sum())
         metrics = {

@@ -11,10 +11,10 @@ from preftune.methods.context import Context
 from preftune.methods.job import Job
 from preftune.methods.pair_run import prepare_pairs
 from preftune.methods.pairs import PairMethod
-from preftune.methods.settings import RunConfig
+from preftune.methods.settings import PairConfig
 
 
-class ORPOConfig(RunConfig):
+class ORPOConfig(PairConfig):
     """Train a model to write the chosen side and, a little, not the rejected one; no reference."""
 
     learning_rates: ClassVar[tuple[float, float]] = (5e-6, 5e-5)

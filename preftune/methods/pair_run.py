@@ -46,7 +46,7 @@ def prepare_pairs(context: Context[Any], method: PairMethod) -> Job[Any]:
         method=method.name,
         engine=policy.engine,
         supply=dealt_out(context, train.records),
-        compute=pair_step(method, training),
+        compute=pair_step(method, training, use_confidence=config.use_confidence),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
         during=examiner.during,

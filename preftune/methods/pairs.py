@@ -23,14 +23,24 @@ PairLosses = Float[Tensor, "pairs"]
 class PairValues:
     """What a loss on pairs may ask for, chosen first: log-probs summed over completion tokens, in nats, and tokens.
 
-    ``reference`` is zero for methods without one. ``chosen_nll`` is the mean over tokens of -log pi of the chosen
-    side: of its completion, or of prompt and completion where the method says so.
+    ``reference`` is zero for methods without one. ``nll`` is the mean over tokens of -log pi of each side: of its
+    completion, or of prompt and completion where the method says so.
     """
 
     policy: PairLogProbs
     reference: PairLogProbs
     lengths: Float[Tensor, "pairs 2"]
-    chosen_nll: PairLosses
+    nll: Float[Tensor, "pairs 2"]
+
+    @property
+    def chosen_nll(self) -> PairLosses:
+        """That of the chosen side."""
+        return self.nll[:, 0]
+
+    @property
+    def turned(self) -> PairValues:
+        """The same pairs with the labels the other way round."""
+        return PairValues(self.policy.flip(1), self.reference.flip(1), self.lengths.flip(1), self.nll.flip(1))
 
     @property
     def means(self) -> PairLogProbs:
@@ -57,15 +67,20 @@ class PairMethod:
     figures: Callable[[PairValues], Mapping[str, PairLosses]] = field(default=lambda values: {})
 
 
-def pair_step(method: PairMethod, reference: Reference | None) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
-    """The step the loop runs: forward pass and loss of a micro-batch, with TRL's metrics."""
+def pair_step(
+    method: PairMethod, reference: Reference | None, *, use_confidence: bool = False
+) -> Callable[[nn.Module, Sequence[TokenPair]], Computed]:
+    """The step the loop runs: forward pass and loss of a micro-batch, with TRL's metrics.
+
+    ``use_confidence``: a pair's loss is the one expected where its label is right with the pair's confidence.
+    """
 
     def compute(module: nn.Module, batch: Sequence[TokenPair]) -> Computed:
-        scores, chosen_nll = _score_with_prompt(module, batch) if method.nll_of_prompt else _score(module, batch)
+        scores, nll = _score_with_prompt(module, batch) if method.nll_of_prompt else _score(module, batch)
         policy = method.reduce(scores, batch).view(-1, 2)
         frozen = torch.zeros_like(policy) if reference is None else reference.log_probs(batch).to(policy.device)
-        values = PairValues(policy, frozen, scores.lengths().view(-1, 2), chosen_nll)
-        losses = method.losses(values)
+        values = PairValues(policy, frozen, scores.lengths().view(-1, 2), nll)
+        losses = expected_losses(method, values, _confidences(batch)) if use_confidence else method.losses(values)
         metrics = {name: (value.sum(), len(batch)) for name, value in _figures(values, method).items()}
         metrics["entropy"] = (scores.entropy.sum(), scores.entropy.numel())
         return Computed(losses.sum(), len(batch), sum(token_count(pair) for pair in batch), metrics)
@@ -73,11 +88,17 @@ def pair_step(method: PairMethod, reference: Reference | None) -> Callable[[nn.M
     return compute
 
 
+def expected_losses(method: PairMethod, values: PairValues, is_right: Float[Tensor, "pairs"]) -> PairLosses:
+    """``p l(w, l) + (1 - p) l(l, w)``, p the probability that the label is right; of DPO this is cDPO a pair."""
+    p = is_right.to(values.policy)
+    return p * method.losses(values) + (1 - p) * method.losses(values.turned)
+
+
 def evaluation_figures(method: PairMethod, scores: PairScores, reference: PairLogProbs | None) -> dict[str, float]:
     """Means over held-out pairs, by TRL's names with the prefix ``eval_``; of plain sums over the completions."""
     policy, lengths = (torch.from_numpy(array).float() for array in (scores.log_probs, scores.lengths))
     frozen = torch.zeros_like(policy) if reference is None else reference
-    values = PairValues(policy, frozen, lengths, -(policy / lengths)[:, 0])
+    values = PairValues(policy, frozen, lengths, -policy / lengths)
     figures = {"loss": method.losses(values)} | _figures(values, method)
     return {f"eval_{name}": float(value.mean()) for name, value in figures.items()}
 
@@ -87,26 +108,33 @@ def token_count(pair: TokenPair) -> int:
     return 2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
 
 
-def _score(module: nn.Module, batch: Sequence[TokenPair]) -> tuple[CompletionLogProbs, PairLosses]:
+def _confidences(batch: Sequence[TokenPair]) -> Float[Tensor, "pairs"]:
+    """A pair that says nothing of its label is trusted."""
+    return torch.tensor([1.0 if pair.confidence is None else pair.confidence for pair in batch])
+
+
+def _score(module: nn.Module, batch: Sequence[TokenPair]) -> tuple[CompletionLogProbs, Float[Tensor, "pairs 2"]]:
     scores: CompletionLogProbs = module(groups_of(batch))
-    return scores, -(scores.sums() / scores.lengths()).view(-1, 2)[:, 0]
+    return scores, -(scores.sums() / scores.lengths()).view(-1, 2)
 
 
-def _score_with_prompt(module: nn.Module, batch: Sequence[TokenPair]) -> tuple[CompletionLogProbs, PairLosses]:
+def _score_with_prompt(
+    module: nn.Module, batch: Sequence[TokenPair]
+) -> tuple[CompletionLogProbs, Float[Tensor, "pairs 2"]]:
     """All tokens after a prompt's first are scored: the prompt is then part of both sequences and is not shared."""
     groups = [
         Group(pair.prompt[:1].tolist(), tuple([*pair.prompt[1:].tolist(), *one.tolist()] for one in pair.completions))
         for pair in batch
     ]
     whole: CompletionLogProbs = module(groups)
-    chosen_nll = -(whole.sums() / whole.lengths()).view(-1, 2)[:, 0]
+    nll = -(whole.sums() / whole.lengths()).view(-1, 2)
     counts = [
         is_completion
         for pair in batch
         for one in pair.completions
         for is_completion in (*[False] * (len(pair.prompt) - 1), *[True] * len(one))
     ]
-    return whole.where(torch.tensor(counts)), chosen_nll
+    return whole.where(torch.tensor(counts)), nll
 
 
 @torch.no_grad()

@@ -19,12 +19,12 @@ Margins = Float[Tensor, "pairs"]
 
 @dataclass(frozen=True)
 class Ranking:
-    """A prompt's answers, and its comparisons as (winner, loser, margin), the first two numbers of answers."""
+    """A prompt's answers, and its comparisons: numbers of the winner and the loser among them, margin, confidence."""
 
     id: str
     prompt: TokenIds
     completions: tuple[TokenIds, ...]
-    comparisons: tuple[tuple[int, int, float], ...]
+    comparisons: tuple[tuple[int, int, float, float], ...]
 
     @property
     def length(self) -> int:
@@ -44,15 +44,21 @@ def rank(pairs: Sequence[TokenPair], *, together: bool) -> list[Ranking]:
 
 
 def ranking_step(
-    pair_losses: Callable[[PairScores, Margins], Margins],
+    pair_losses: Callable[[PairScores, Margins], Margins], *, use_confidence: bool = False
 ) -> Callable[[nn.Module, Sequence[Ranking]], Computed]:
-    """The step the loop runs: scores, the mean loss of each prompt's pairs, TRL's metrics."""
+    """The step the loop runs: scores, the mean loss of each prompt's pairs, TRL's metrics.
+
+    ``use_confidence``: a pair's loss is the one expected where its label is right with the pair's confidence.
+    """
 
     def compute(module: nn.Module, batch: Sequence[Ranking]) -> Computed:
         scores = module(groups_of(batch))
-        sides, margins, shares = _comparisons(batch, scores.device)
+        sides, margins, is_right, shares = _comparisons(batch, scores.device)
         pairs = scores[sides]
-        loss = (pair_losses(pairs, margins) * shares).sum()
+        losses = pair_losses(pairs, margins)
+        if use_confidence:
+            losses = is_right * losses + (1 - is_right) * pair_losses(pairs.flip(1), margins)
+        loss = (losses * shares).sum()
         tokens = sum(len(one.prompt) * len(one.completions) + sum(map(len, one.completions)) for one in batch)
         return Computed(loss, len(batch), tokens, _metrics(scores.detach(), pairs.detach()))
 
@@ -68,24 +74,21 @@ def _ranking(pairs: Sequence[TokenPair]) -> Ranking:
             if side.tobytes() not in place:
                 place[side.tobytes()] = len(answers)
                 answers.append(side)
-        comparisons.append((place[pair.chosen.tobytes()], place[pair.rejected.tobytes()], pair.margin or 0.0))
+        sides = place[pair.chosen.tobytes()], place[pair.rejected.tobytes()]
+        comparisons.append((*sides, pair.margin or 0.0, 1.0 if pair.confidence is None else pair.confidence))
     return Ranking("+".join(pair.id for pair in pairs), pairs[0].prompt, tuple(answers), tuple(comparisons))
 
 
-def _comparisons(batch: Sequence[Ranking], device: torch.device) -> tuple[Tensor, Margins, Margins]:
-    """Of all pairs of the batch: which scores they compare, their margins, and each one's share of its prompt."""
-    sides, margins, shares, first = [], [], [], 0
+def _comparisons(batch: Sequence[Ranking], device: torch.device) -> tuple[Tensor, Margins, Margins, Margins]:
+    """Of all pairs of the batch: the scores they compare, margins, confidences, and each one's share of its prompt."""
+    sides, numbers, first = [], [], 0
     for ranking in batch:
-        for winner, loser, margin in ranking.comparisons:
+        for winner, loser, margin, confidence in ranking.comparisons:
             sides.append((first + winner, first + loser))
-            margins.append(margin)
-            shares.append(1 / len(ranking.comparisons))
+            numbers.append((margin, confidence, 1 / len(ranking.comparisons)))
         first += len(ranking.completions)
-    return (
-        torch.tensor(sides, device=device),
-        torch.tensor(margins, device=device),
-        torch.tensor(shares, device=device),
-    )
+    margins, confidences, shares = torch.tensor(numbers, device=device).unbind(1)
+    return torch.tensor(sides, device=device), margins, confidences, shares
 
 
 def _metrics(scores: Tensor, pairs: PairScores) -> dict[str, tuple[Tensor | float, float]]:

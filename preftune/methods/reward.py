@@ -36,7 +36,7 @@ from preftune.methods.job import Job
 from preftune.methods.moments import Moments
 from preftune.methods.policy import given_model, load_trainee
 from preftune.methods.rankings import Margins, PairScores, rank, ranking_step
-from preftune.methods.settings import RunConfig
+from preftune.methods.settings import PairConfig
 from preftune.methods.supply import dealt_out
 from preftune.models.adapters import has_adapter
 from preftune.models.lean_modules import make_lean
@@ -45,7 +45,7 @@ from preftune.models.scores import ScoreEngine, score_items
 from preftune.rewards.scoring import CALIBRATION_FILE
 
 
-class RewardConfig(RunConfig):
+class RewardConfig(PairConfig):
     """Train a reward model: a score for each answer, higher for the preferred one."""
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-5, 1e-4)
@@ -81,7 +81,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
         method="reward",
         engine=scorer.engine,
         supply=dealt_out(context, rank(train.records, together=config.group_by_prompt)),
-        compute=ranking_step(pair_losses),
+        compute=ranking_step(pair_losses, use_confidence=config.use_confidence),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
         during=examiner.during,

@@ -33,6 +33,14 @@ class RunConfig(ModelConfig, DataConfig, TrainingConfig, EvaluationConfig):
         return self.learning_rate or (lora if self.use_peft else whole)
 
 
+class PairConfig(RunConfig):
+    """A run that learns from labelled pairs."""
+
+    use_confidence: bool = Field(
+        default=False, description="A pair's confidence softens its label: c times its loss, 1 - c times the turned."
+    )
+
+
 class ReferenceConfig(RunConfig):
     """A run whose loss compares the policy with a frozen reference."""
 

@@ -13,12 +13,12 @@ from preftune.methods.context import Context
 from preftune.methods.job import Job
 from preftune.methods.pair_run import prepare_pairs
 from preftune.methods.pairs import PairLosses, PairMethod, PairValues
-from preftune.methods.settings import RunConfig
+from preftune.methods.settings import PairConfig
 
 LossType: TypeAlias = Literal["sigmoid", "hinge", "ipo", "simpo", "alphapo"]
 
 
-class CPOConfig(RunConfig):
+class CPOConfig(PairConfig):
     """Train a model on pairs without a reference, with the likelihood of the chosen side added."""
 
     beta: float = Field(default=0.1, gt=0, description="Scale of the log-probs in the loss.")
