@@ -12,7 +12,7 @@ from benchmarks.experiments.findings import RESULTS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#1f5fa8", "#d1701c", "#3f7d44", "#7d4f9e", "#a8323e", "#5c6670")
+COLOURS = ("#1f5fa8", "#d1701c", "#3f7d44", "#7d4f9e", "#a8323e", "#5c6670", "#17a2a2", "#b8a116")
 PANEL_WIDTH, HEIGHT = 4.6, 3.6  # inches
 
 

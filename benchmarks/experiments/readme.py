@@ -12,6 +12,7 @@ from typing import Final
 
 from benchmarks.experiments import (
     bandit,
+    enumerable,
     group_size,
     kto_imbalance,
     label_noise,
@@ -28,10 +29,12 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "label-noise": label_noise.tables,
     "kto-imbalance": kto_imbalance.tables,
     "orpo-without-sft": orpo_without_sft.tables,
+    "enumerable": enumerable.tables,
     "group-size": group_size.tables,
     "over-optimisation": over_optimisation.tables,
 }
 PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
+    "enumerable": enumerable.plot,
     "group-size": group_size.plot,
     "over-optimisation": over_optimisation.plot,
 }
