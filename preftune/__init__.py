@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preftune import losses, mini, rewards
+    from preftune.audit.everything import audit
     from preftune.errors import PreftuneError
     from preftune.online_trainers import (
         GRPOConfig,
@@ -68,12 +69,13 @@ __all__ = [
     "SFTTrainer",
     "SimPOConfig",
     "SimPOTrainer",
+    "audit",
     "losses",
     "mini",
     "rewards",
 ]
 
-_MODULES = ("losses", "mini", "rewards")
+_MODULES = ("audit", "losses", "mini", "rewards")
 _ONLINE = ("GRPO", "OnlineDPO", "PPO", "RLOO")
 
 

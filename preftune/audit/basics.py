@@ -1,33 +1,25 @@
-"""The audit that needs only the pairs: rows left out, lengths, duplicates, contradictions, leakage."""
+"""The audit that needs no text: rows left out, empty sides, lengths, duplicates, contradictions, leaked prompts."""
 
 from __future__ import annotations
 
-import hashlib
-import statistics
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-from preftune.audit.findings import Finding, Share, count_of, share_of
+import numpy as np
+from numpy.typing import NDArray
+
+from preftune.audit.basic_findings import Facts, basic_findings
+from preftune.audit.columns import FIRST, NEITHER, PARTS, Audited, AuditedKind, Columns, columns_of, mixed
+from preftune.audit.documents import finding_document
+from preftune.audit.findings import Finding, Share, share_of
+from preftune.audit.scan import Scan, scan_of_reading
 from preftune.data.read import Reading
-from preftune.data.records import Pair, character_count, normal_text
-from preftune.data.split import leaked_prompts, prompt_key
-
-ContentKey: TypeAlias = tuple[bytes, bytes, bytes]
-Item = TypeVar("Item")
-
-SMALL_DATA = 100  # pairs; below it an interval of a share is wider than 20 points
-DUPLICATE_LIMIT, REJECTED_LIMIT, LENGTH_BIAS_LIMIT = (
-    0.01,
-    0.05,
-    0.15,
-)  # shares of rows; distance from one half
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a length in characters is spread; the figures are None where there are no pairs."""
+    """How a length in characters is spread; the figures are None where there are no records."""
 
     n: int
     min: float | None
@@ -39,21 +31,25 @@ class Spread:
 
 @dataclass(frozen=True)
 class BasicAudit:
-    """The figures of one data set; counts are pairs unless the name says otherwise.
+    """The figures of one data set; counts are records unless the name says otherwise.
 
-    ``duplicates`` repeat an earlier pair; ``contradictions`` are comparisons labelled both ways;
-    ``identical`` have two sides that say the same, used or left out; ``leaked_prompts`` are evaluation pairs
-    whose prompt is in this data, None without evaluation data.
+    ``read`` and ``rejected`` count rows. ``duplicates`` repeat an earlier record; ``contradictions`` are comparisons,
+    or of labels answers, labelled both ways; ``identical`` have two sides that say the same and ``empty`` a side or
+    prompt that says nothing, used or left out; ``leaked_prompts`` are evaluation records whose prompt is in this
+    data, None without evaluation data. ``longer_wins`` is None of labels, ``desirable`` of all else.
     """
 
+    kind: AuditedKind
     read: int
     used: int
     rejected: dict[str, int]
     lengths: dict[str, Spread]
-    longer_wins: Share
+    longer_wins: Share | None
+    desirable: Share | None
     duplicates: int
     contradictions: int
     identical: int
+    empty: int
     distinct_prompts: int
     conversational: int
     leaked_prompts: int | None
@@ -61,191 +57,118 @@ class BasicAudit:
 
     def as_dict(self) -> dict[str, Any]:
         """The audit as JSON can hold it."""
-        values = asdict(self)
-        values["findings"] = [finding | {"rows": list(finding["rows"])} for finding in values["findings"]]
+        values = asdict(self) | {"findings": [finding_document(finding) for finding in self.findings]}
         return {name: value for name, value in values.items() if value is not None}
 
 
-def audit_basics(reading: Reading, evaluation: Sequence[Pair] | None = None) -> BasicAudit:
+def audit_basics(data: Reading[Any] | Scan, evaluation: Sequence[Audited] | Scan | None = None) -> BasicAudit:
     """What is wrong with the data at first sight; with ``evaluation``, also which of its prompts leak."""
-    pairs = reading.records
-    keys = [_content_key(pair) for pair in pairs]
-    repeated = _repeated(pairs, keys)
-    opposed = _opposed(pairs, keys)
-    longer = _longer_wins(pairs)
-    leaked = None if evaluation is None else leaked_prompts(pairs, evaluation)
-    same_sides = sum(chosen == rejected for _, chosen, rejected in keys)
-    findings = (
-        _contradiction_finding(opposed),
-        _leakage_finding(leaked or (), len(evaluation or ())),
-        _rejected_finding(reading),
-        _duplicate_finding(repeated, len(pairs)),
-        _length_finding(longer),
-        _size_finding(len(pairs)),
+    scan = data if isinstance(data, Scan) else scan_of_reading(data)
+    held_out = (
+        evaluation.columns if isinstance(evaluation, Scan) else None if evaluation is None else columns_of(evaluation)
+    )
+    columns = scan.columns
+    labelled, compared = labelled_hashes(columns, scan.kind), compared_hashes(columns, scan.kind)
+    opposed, contradictions = opposed_places(labelled, compared, columns.verdict != NEITHER)
+    leaked = None if held_out is None else np.flatnonzero(np.isin(held_out.asked, columns.asked))
+    facts = Facts(
+        scan=scan,
+        longer_wins=None if scan.kind == "label" else _longer_wins(columns),
+        desirable=_desirable(columns) if scan.kind == "label" else None,
+        repeated=repeated_places(labelled),
+        opposed=opposed,
+        contradictions=contradictions,
+        identical=identical_places(columns, scan.kind),
+        empty=np.flatnonzero((columns.words[:, : len(PARTS[scan.kind])] == 0).any(axis=1)),
+        leaked=() if held_out is None or leaked is None else held_out.ids.at(leaked),
+        evaluated=0 if held_out is None else len(held_out),
     )
     return BasicAudit(
-        read=reading.read,
-        used=len(pairs),
-        rejected=reading.reasons(),
-        lengths={name: _spread(pairs, name) for name in ("prompt", "chosen", "rejected")},
-        longer_wins=longer,
-        duplicates=len(repeated),
-        contradictions=len(opposed),
-        identical=same_sides + reading.reasons().get("identical-sides", 0),
-        distinct_prompts=len({prompt_key(pair) for pair in pairs}),
-        conversational=sum(pair.is_conversational for pair in pairs),
+        kind=scan.kind,
+        read=scan.read,
+        used=len(columns),
+        rejected=dict(scan.reasons),
+        lengths={name: _spread(columns.characters[:, place]) for place, name in enumerate(PARTS[scan.kind])},
+        longer_wins=facts.longer_wins,
+        desirable=facts.desirable,
+        duplicates=len(facts.repeated),
+        contradictions=contradictions,
+        identical=len(facts.identical) + _left_out(scan.reasons, "identical-sides"),
+        empty=len(facts.empty) + _left_out(scan.reasons, "empty-prompt", "empty-completion"),
+        distinct_prompts=len(np.unique(columns.asked)),
+        conversational=int(columns.is_chat.sum()),
         leaked_prompts=None if leaked is None else len(leaked),
-        findings=tuple(finding for finding in findings if finding is not None),
+        findings=basic_findings(facts),
     )
 
 
-def _content_key(pair: Pair) -> ContentKey:
-    """Hashes of prompt, chosen and rejected after Unicode and white space are made equal."""
-    texts = (normal_text(side) for side in (pair.prompt, pair.chosen, pair.rejected))
-    prompt, chosen, rejected = (hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
-    return prompt, chosen, rejected
+def labelled_hashes(columns: Columns, kind: AuditedKind) -> NDArray[np.uint64]:
+    """A hash a record of prompt, sides and verdict; which of two answers stands first does not count."""
+    prompt, first, second = columns.parts.T
+    verdict = columns.verdict.astype(np.uint64)
+    if kind == "label":
+        return mixed(prompt, first, verdict)
+    is_decided, first_won = verdict != NEITHER, verdict == FIRST
+    winner = np.where(is_decided, np.where(first_won, first, second), np.minimum(first, second))
+    loser = np.where(is_decided, np.where(first_won, second, first), np.maximum(first, second))
+    return mixed(prompt, winner, loser, is_decided.astype(np.uint64))
 
 
-def _repeated(pairs: Iterable[Pair], keys: Iterable[ContentKey]) -> list[Pair]:
-    """The pairs that say what an earlier one said."""
-    return [pair for group in _grouped(pairs, keys) for pair in group[1:]]
+def compared_hashes(columns: Columns, kind: AuditedKind) -> NDArray[np.uint64]:
+    """A hash a record of what was judged, whatever the verdict."""
+    prompt, first, second = columns.parts.T
+    return (
+        mixed(prompt, first) if kind == "label" else mixed(prompt, np.minimum(first, second), np.maximum(first, second))
+    )
 
 
-def _opposed(pairs: Sequence[Pair], keys: Sequence[ContentKey]) -> list[list[Pair]]:
-    """The comparisons that were labelled both ways: same prompt, same two answers, each the winner once."""
-    comparisons = [(prompt, frozenset(sides)) for prompt, *sides in keys]
-    labels = _grouped(keys, comparisons)
-    rows = _grouped(pairs, comparisons)
-    return [group for group, label in zip(rows, labels, strict=True) if len(set(label)) > 1]
+def repeated_places(labelled: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The places of records that say what an earlier one said."""
+    _, first = np.unique(labelled, return_index=True)
+    is_repeated = np.ones(len(labelled), dtype=bool)
+    is_repeated[first] = False
+    return np.flatnonzero(is_repeated)
 
 
-def _grouped(items: Iterable[Item], keys: Iterable[Hashable]) -> list[list[Item]]:
-    groups: dict[Hashable, list[Item]] = {}
-    for item, key in zip(items, keys, strict=True):
-        groups.setdefault(key, []).append(item)
-    return list(groups.values())
+def opposed_places(
+    labelled: NDArray[np.uint64], compared: NDArray[np.uint64], is_decided: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], int]:
+    """The places of records that were labelled both ways, and how many comparisons they are."""
+    _, one_each = np.unique(labelled[is_decided], return_index=True)
+    values, labels = np.unique(compared[is_decided][one_each], return_counts=True)
+    both_ways = values[labels > 1]
+    return np.flatnonzero(np.isin(compared, both_ways) & is_decided), len(both_ways)
 
 
-def _longer_wins(pairs: Iterable[Pair]) -> Share:
-    gaps = [character_count(pair.chosen) - charactercount_of(pair.rejected) for pair in pairs]
-    signs = Counter((gap > 0) - (gap < 0) for gap in gaps)
-    wins, n = signs[1], signs[1] + signs[-1]
+def identical_places(columns: Columns, kind: AuditedKind) -> NDArray[np.intp]:
+    if kind == "label":
+        return np.empty(0, dtype=np.intp)
+    return np.flatnonzero(columns.parts[:, 1] == columns.parts[:, 2])
+
+
+def _longer_wins(columns: Columns) -> Share:
+    gaps = columns.characters[:, 1].astype(np.int64) - columns.characters[:, 2]
+    signs = np.sign(np.where(columns.verdict == FIRST, gaps, -gaps))[columns.verdict != NEITHER]
+    wins, equal = int((signs > 0).sum()), int((signs == 0).sum())
     title = "The longer answer wins"
     explanation = (
         f"Share of pairs whose chosen answer has more characters than the rejected one; "
-        f"{signs[0]:,} of equal length are left out. Near 50% length says nothing, near 100% everything."
+        f"{equal:,} of equal length are left out. Near 50% length says nothing, near 100% everything."
     )
-    return share_of(wins, n, title, explanation)
+    return share_of(wins, len(signs) - equal, title, explanation)
 
 
-def _spread(pairs: Sequence[Pair], name: str) -> Spread:
-    lengths = sorted(character_count(getattr(pair, name)) for pair in pairs)
-    if not lengths:
+def _desirable(columns: Columns) -> Share:
+    explanation = "Share of labels that are true. With fewer than one in ten of either kind, weigh the rarer one more."
+    return share_of(int((columns.verdict == FIRST).sum()), len(columns), "Desirable answers", explanation)
+
+
+def _spread(lengths: NDArray[np.uint32]) -> Spread:
+    if not len(lengths):
         return Spread(0, None, None, None, None, None)
-    # Linear between neighbours, as numpy's percentile; a single length is all its own percentiles.
-    cuts = statistics.quantiles(lengths if len(lengths) > 1 else lengths * 2, n=20, method="inclusive")
-    return Spread(len(lengths), lengths[0], cuts[0], statistics.median(lengths), cuts[-1], lengths[-1])
+    p5, median, p95 = (float(value) for value in np.percentile(lengths, (5, 50, 95)))
+    return Spread(len(lengths), int(lengths.min()), p5, median, p95, int(lengths.max()))
 
 
-def _contradiction_finding(opposed: Sequence[Sequence[Pair]]) -> Finding | None:
-    if not opposed:
-        return None
-    rows = _ids(pair for group in opposed for pair in group)
-    return Finding(
-        id="contradictions",
-        severity="error",
-        title="Comparisons labelled both ways",
-        what="The same prompt with the same two answers occurs with either answer as the winner.",
-        evidence=f"{count_of(len(opposed), 'comparison')} in {len(rows):,} rows.",
-        rows=rows,
-        remedy="Keep the label that most annotators gave, or leave these rows out.",
-    )
-
-
-def _leakage_finding(leaked: Sequence[Pair], evaluated: int) -> Finding | None:
-    if not leaked:
-        return None
-    return Finding(
-        id="leaked-prompts",
-        severity="error",
-        title="Evaluation prompts in the training data",
-        what="Prompts of the evaluation set also occur in training, so its accuracy measures memory too.",
-        evidence=f"{len(leaked):,} of {count_of(evaluated, 'evaluation pair')}.",
-        rows=_ids(leaked),
-        remedy="Split by prompt, or take these pairs out of the evaluation set.",
-    )
-
-
-def _rejected_finding(reading: Reading) -> Finding | None:
-    left_out = len(reading.rejected)
-    if left_out <= REJECTED_LIMIT * reading.read:
-        return None
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in reading.reasons().items())
-    return Finding(
-        id="many-rejected",
-        severity="warning",
-        title="Many rows cannot be used",
-        what="More than one row in twenty was left out; what remains may not be what was collected.",
-        evidence=f"{left_out:,} of {count_of(reading.read, 'row')}: {reasons}.",
-        rows=tuple(row.where for row in reading.rejected),
-        remedy=f"Mend the commonest reason first. {_first_mend(reading)}",
-    )
-
-
-def _first_mend(reading: Reading) -> str:
-    commonest = next(iter(reading.reasons()))
-    first = next(row for row in reading.rejected if row.reason == commonest)
-    return f"At {first.where}: {first.mend}"
-
-
-def _duplicate_finding(repeated: Sequence[Pair], pairs: int) -> Finding | None:
-    if len(repeated) <= DUPLICATE_LIMIT * pairs:
-        return None
-    return Finding(
-        id="duplicates",
-        severity="warning",
-        title="Repeated pairs",
-        what="Pairs that repeat an earlier one weigh more than the others in training.",
-        evidence=f"{len(repeated):,} of {count_of(pairs, 'pair')} repeat an earlier one.",
-        rows=_ids(repeated),
-        remedy="Keep the first of each.",
-    )
-
-
-def _length_finding(longer: Share) -> Finding | None:
-    if longer.value is None or longer.low is None or longer.high is None:
-        return None
-    is_clear = not longer.low <= 0.5 <= longer.high
-    if not is_clear or abs(longer.value - 0.5) <= LENGTH_BIAS_LIMIT:
-        return None
-    side = "longer" if longer.value > 0.5 else "shorter"
-    return Finding(
-        id="length-shortcut",
-        severity="warning",
-        title=f"The {side} answer usually wins",
-        what=f"A model can lower its loss by writing {side} answers without writing better ones.",
-        evidence=(
-            f"The longer answer wins {longer.value:.1%} of {count_of(longer.n, 'pair')} "
-            f"(95% interval {longer.low:.1%} to {longer.high:.1%})."
-        ),
-        rows=(),
-        remedy="Train with a length-normalised loss, balance the lengths, and watch the completions' length.",
-    )
-
-
-def _size_finding(pairs: int) -> Finding | None:
-    if pairs >= SMALL_DATA:
-        return None
-    return Finding(
-        id="small-data",
-        severity="warning",
-        title="Few pairs",
-        what="With so few pairs a model learns them by heart, and no accuracy can be told from chance.",
-        evidence=f"{count_of(pairs, 'pair')}; a few hundred are the least that is useful.",
-        rows=(),
-        remedy="Collect more pairs, or take the result as a trial only.",
-    )
-
-
-def _ids(pairs: Iterable[Pair]) -> tuple[str, ...]:
-    return tuple(pair.id for pair in pairs)
+def _left_out(reasons: Mapping[str, int], *names: str) -> int:
+    return sum(reasons.get(name, 0) for name in names)

@@ -59,6 +59,27 @@ COMMANDS: Final[dict[str, Command]] = {
     "eval": Command("preftune.cli.evaluate:evaluate", "What a model is worth on held-out pairs, with intervals."),
     "compare": Command("preftune.cli.evaluate:compare", "Two models side by side on the same prompts."),
     "audit": Command("preftune.cli.audit:audit", "What is wrong with preference data, row by row."),
+    "clean": Command("preftune.cli.clean:clean", "The data again, repaired; what is left out keeps its reason."),
+    "make": Command(
+        "preftune.cli.make_judge:make_judge",
+        "New preference records: from a judge, a constitution, logs or the best of n.",
+        kinds={
+            "judge": Command(
+                "preftune.cli.make_judge:make_judge", "Pairs of candidates that language models have judged."
+            ),
+            "constitution": Command(
+                "preftune.cli.make_constitution:make_constitution", "Pairs of an answer and its revision by principles."
+            ),
+            "implicit": Command(
+                "preftune.cli.make_implicit:make_implicit",
+                "Labels or pairs from what users did: edits, clicks.",
+            ),
+            "best-of-n": Command(
+                "preftune.cli.make_best_of_n:make_best_of_n", "Pairs of a model's best and worst of n answers."
+            ),
+        },
+    ),
+    "annotate": Command("preftune.cli.annotate:annotate", "The page where people choose the better answer."),
     "report": Command("preftune.cli.report:report", "The HTML page of a run, again."),
 }
 
@@ -161,14 +182,27 @@ def _app(program: str, command: Command) -> App:
     module, _, function = command.target.partition(":")
     call: Callable[..., Any] = getattr(import_module(module), function)
     text, example = _split_example(inspect.getdoc(call) or command.line)
+    call.__doc__ = _as_numpydoc(text)  # where the descriptions of the parameters are looked for
     app = _new_app(
         program,
-        help=text,
+        help=_flowing(text),
         help_epilogue=example,
         help_flags=[] if command.takes_settings else ["--help", "-h"],
     )
     app.default(call)
     return app
+
+
+def _flowing(docstring: str) -> str:
+    """The text before the parameters, each paragraph in one line: the screen breaks it where it ends."""
+    before, _, _ = docstring.partition("Parameters\n----------\n")
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", before.strip())
+
+
+def _as_numpydoc(docstring: str) -> str:
+    """Our parameters, ``name: what it is``, as numpydoc has them: what they are on a line of its own."""
+    before, heading, parameters = docstring.partition("Parameters\n----------\n")
+    return before + heading + re.sub(r"^(\w+): ", r"\1\n    ", parameters, flags=re.MULTILINE)
 
 
 def _split_example(docstring: str) -> tuple[str, str | None]:

@@ -67,7 +67,7 @@ def same_turns(left: Messages, right: Messages) -> bool:
 def comparable(content: Content) -> object:
     """What is equal for contents that say the same: Unicode's form and outer white space do not count."""
     if isinstance(content, str):
-        return unicodedata.normalize("NFC", content).strip()
+        return (content if content.isascii() else unicodedata.normalize("NFC", content)).strip()
     return [(turn.role, comparable(turn.content), turn.model_extra) for turn in content]
 
 

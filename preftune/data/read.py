@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from preftune.data.kinds import (
-    UNDESIRABLE,
     Kind,
+    comparisons_of_row,
     conversion_notes,
     demonstrations_of_row,
     kind_of_row,
@@ -24,7 +24,7 @@ from preftune.data.kinds import (
     prompts_of_row,
     wrong_kind,
 )
-from preftune.data.records import Demonstration, Label, Pair, PromptRecord, Record, content_row
+from preftune.data.records import Comparison, Demonstration, Label, Pair, PromptRecord, Record, content_row
 from preftune.data.row_parts import RowProblem
 from preftune.data.sources import RawRow, choose_split, dataset_rows, numbered_rows, open_place
 from preftune.errors import PreftuneError
@@ -83,15 +83,21 @@ class Reading(Generic[R]):
 def read_pairs(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Pair]:
     """The preference pairs of a file, a folder, a hub name, a datasets.Dataset or an iterable of dicts.
 
-    A row with a group of ranked answers gives several. ``limit`` counts rows read, good or bad. Raises
+    A row with a group of ranked answers gives several; one with two answers and the votes on them gives the pair that
+    most annotators see, if any. ``limit`` counts rows read, good or bad. Raises
     PreftuneError where the source cannot be opened, has no rows, or has none that can be used, and where all
     rows are labels or demonstrations; a bad row among good ones is no error.
     """
     return _read(source, split, limit, "pair", pairs_of_row)
 
 
+def read_comparisons(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Comparison]:
+    """The comparisons of two answers, with the votes on each, by the rules of ``read_pairs``."""
+    return _read(source, split, limit, "comparison", comparisons_of_row)
+
+
 def read_labels(source: object, *, split: str = "train", limit: int | None = None) -> Reading[Label]:
-    """The judged answers of a source, by the rules of ``read_pairs``; a row with a pair gives two."""
+    """The judged answers of a source, by the rules of ``read_pairs``; a pair gives two."""
     return _read(source, split, limit, "label", labels_of_row)
 
 
@@ -144,35 +150,65 @@ def fingerprint(records: Iterable[Record]) -> str:
 def _read(
     source: object, split: str, limit: int | None, wanted: Kind, records_of_row: Callable[[object], tuple[R, ...]]
 ) -> Reading[R]:
-    if limit is not None and limit < 1:
-        raise PreftuneError(f"limit is {limit}.", mend="Give a number of rows above zero, or leave it out.")
-    records: list[R] = []
-    rejected: list[RejectedRow] = []
-    kinds, used, made = (Counter[Kind | None]() for _ in range(3))  # rows, rows used and their records, by kind
-    for raw in islice(_rows(source, split), limit):
+    found = gather(islice(rows_of(source, split), checked_limit(limit)), records_of_row)
+    notes = conversion_notes(wanted, found.used, found.made, Counter(row.reason for row in found.rejected))
+    rejected = tuple(found.rejected)
+    reading = Reading(tuple(found.records), rejected, name_of(source), notes, found.used.total())
+    if not found.records:
+        raise refusal(reading, wanted, found.kinds)
+    return reading
+
+
+@dataclass(frozen=True)
+class Gathered(Generic[R]):
+    """What some raw rows gave: the records, beside each the number of its row among them, and the rows left out.
+
+    ``kinds`` counts the rows that could be read at all, ``used`` those that gave records and ``made`` their records,
+    each by kind of row.
+    """
+
+    records: list[R]
+    numbers: list[int]
+    rejected: list[RejectedRow]
+    kinds: Counter[Kind | None]
+    used: Counter[Kind | None]
+    made: Counter[Kind | None]
+
+
+def gather(rows: Iterable[RawRow], records_of_row: Callable[[object], tuple[R, ...]]) -> Gathered[R]:
+    """The records of raw rows, which are all either used or left out with their reason."""
+    found: Gathered[R] = Gathered([], [], [], Counter(), Counter(), Counter())
+    for number, raw in enumerate(rows):
         kind = kind_of_row(raw.value)
         try:
             if raw.problem is not None:
                 raise raw.problem
-            kinds[kind] += 1
-            found = records_of_row(raw.value)
+            found.kinds[kind] += 1
+            records = records_of_row(raw.value)
         except RowProblem as problem:
-            rejected.append(_rejected(raw, problem))
+            found.rejected.append(rejected_row(raw, problem))
             continue
-        records += found
-        used[kind] += 1
-        made[kind] += len(found)
-    name = str(source) if isinstance(source, str | PathLike) else f"{type(source).__name__} in memory"
-    undesirable = sum(row.reason == UNDESIRABLE for row in rejected)
-    notes = conversion_notes(wanted, used, made, undesirable)
-    reading = Reading(tuple(records), tuple(rejected), name, notes, used.total())
-    if not records:
-        first_mend = next((row.mend for row in rejected if row.field is not None), "")
-        raise wrong_kind(wanted, kinds, name, first_mend) or _nothing_usable(reading, wanted)
-    return reading
+        found.records.extend(records)
+        found.numbers.extend([number] * len(records))
+        found.used[kind] += 1
+        found.made[kind] += len(records)
+    return found
 
 
-def _rows(source: object, split: str) -> Iterator[RawRow]:
+def checked_limit(limit: int | None) -> int | None:
+    """The limit on rows read, which must be above zero."""
+    if limit is not None and limit < 1:
+        raise PreftuneError(f"limit is {limit}.", mend="Give a number of rows above zero, or leave it out.")
+    return limit
+
+
+def name_of(source: object) -> str:
+    """A source's name in messages: its path or hub name, else what it is."""
+    return str(source) if isinstance(source, str | PathLike) else f"{type(source).__name__} in memory"
+
+
+def rows_of(source: object, split: str) -> Iterator[RawRow]:
+    """The raw rows of any source, each with its place; PreftuneError for what is none."""
     if isinstance(source, str | PathLike):
         return open_place(source, split)
     library: Any = sys.modules.get("datasets")  # where it was never imported, the source is none of its classes
@@ -189,8 +225,15 @@ def _rows(source: object, split: str) -> Iterator[RawRow]:
     )
 
 
-def _rejected(raw: RawRow, problem: RowProblem) -> RejectedRow:
+def rejected_row(raw: RawRow, problem: RowProblem) -> RejectedRow:
+    """What is kept of a row that cannot be used."""
     return RejectedRow(raw.where, problem.field, problem.reason, problem.mend, _shortened(raw.value))
+
+
+def refusal(reading: Reading[Any], wanted: Kind, kinds: Counter[Kind | None]) -> PreftuneError:
+    """What to say of a source that gave no record; ``kinds`` counts its rows that could be read at all."""
+    first_mend = next((row.mend for row in reading.rejected if row.field is not None), "")
+    return wrong_kind(wanted, kinds, reading.source, first_mend) or _nothing_usable(reading, wanted)
 
 
 def _shortened(value: object) -> str:

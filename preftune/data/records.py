@@ -1,4 +1,5 @@
-"""The records: a pair of answers of which one won, an answer with a label, an answer to learn from, a prompt alone."""
+"""The records: a pair of answers of which one won, two answers with votes, an answer with a label, an answer to learn
+from, a prompt alone."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
 
 FiniteFloat: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -30,6 +33,7 @@ Prompt: TypeAlias = StrictStr | tuple[Message, ...]
 Completion: TypeAlias = Prompt
 Source: TypeAlias = StrictStr | dict[str, Any]
 Confidence: TypeAlias = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Choice: TypeAlias = Literal["first", "second", "tie", "both_bad"]
 
 
 class Vote(BaseModel):
@@ -38,7 +42,7 @@ class Vote(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     id: StrictStr
-    choice: Literal["first", "second", "tie", "both_bad"]
+    choice: Choice
     seconds: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -84,6 +88,43 @@ class Pair(BaseModel):
             annotators=[vote.as_row() for vote in self.annotators] or None,
             confidence=self.confidence,
             margin=self.margin,
+            meta=self.meta or None,
+        )
+
+
+class Comparison(BaseModel):
+    """Two answers to ``prompt`` and what annotators chose: "first" is ``response_1``, "second" ``response_2``.
+
+    Prompt and answers are all text or all messages. Answers may be empty or the same, for such were voted on too;
+    without annotators nobody has voted yet. ``id`` defaults to a short hash of the three.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Prompt
+    response_1: Completion
+    response_2: Completion
+    annotators: tuple[Vote, ...] = ()
+    id: StrictStr = Field(default_factory=lambda data: _content_id(data, "prompt", "response_1", "response_2"))
+    source: Source | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Comparison:
+        _require_one_kind(prompt=self.prompt, response_1=self.response_1, response_2=self.response_2)
+        return self
+
+    @property
+    def is_conversational(self) -> bool:
+        """True where prompt and answers are messages."""
+        return not isinstance(self.prompt, str)
+
+    def as_row(self) -> dict[str, Any]:
+        """The comparison as a plain dict, its optional fields where they are set."""
+        return content_row(self) | _present(
+            annotators=[vote.as_row() for vote in self.annotators],
+            id=self.id,
+            source=self.source,
             meta=self.meta or None,
         )
 
@@ -201,7 +242,7 @@ class PromptRecord(BaseModel):
         return content_row(self) | self.columns | about
 
 
-Record: TypeAlias = Pair | Label | Demonstration | PromptRecord
+Record: TypeAlias = Pair | Comparison | Label | Demonstration | PromptRecord
 
 
 def content_row(record: Record) -> dict[str, Any]:
@@ -259,7 +300,7 @@ def _require_one_kind(**sides: Prompt) -> None:
 
 def _content_id(fields: Mapping[str, Any], *names: str) -> str:
     content = [_plain(fields.get(name)) for name in names]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:16]
 
 
 def _present(**values: Any) -> dict[str, Any]:
@@ -278,11 +319,16 @@ def _tagged(message: Message) -> str:
 
 
 def _fold(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    composed = text if text.isascii() else unicodedata.normalize("NFC", text)  # ASCII is its own normal form
+    # Of all white space only the plain space is printable, so such a text of single spaces is folded already.
+    if composed.isprintable() and "  " not in composed and not (composed[:1] == " " or composed[-1:] == " "):
+        return composed
+    return " ".join(composed.split())
 
 
 _CONTENT: dict[type, tuple[str, ...]] = {
     Pair: ("prompt", "chosen", "rejected"),
+    Comparison: ("prompt", "response_1", "response_2"),
     Label: ("prompt", "completion", "label"),
     Demonstration: ("prompt", "completion"),
     PromptRecord: ("prompt",),

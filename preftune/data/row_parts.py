@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from preftune.data.records import Demonstration, Label, Message, Pair, PromptRecord, Vote
+from preftune.data.records import Comparison, Demonstration, Label, Message, Pair, PromptRecord, Vote
 
 Messages: TypeAlias = tuple[Message, ...]
 Content: TypeAlias = str | Messages
 Row: TypeAlias = Mapping[Any, Any]
-R = TypeVar("R", Pair, Label, Demonstration, PromptRecord)
+R = TypeVar("R", Pair, Comparison, Label, Demonstration, PromptRecord)
 
-_MAYBE_MESSAGES = ("prompt", "chosen", "rejected", "completion", "messages")
-_JSON_CELLS = ("annotators", "meta", "source", "completions", "ranks")
-_KEPT_EMPTY = ("prompt", "chosen", "rejected", "completion", "label")
+# The columns of a comparison's two answers, as they are found.
+SIDES = tuple(
+    (f"{noun}_{first}", f"{noun}_{second}")
+    for noun in ("response", "completion", "answer", "output")
+    for first, second in ("12", "ab", "AB")
+)
+
+_ANSWERS = tuple(name for names in SIDES for name in names)
+_MAYBE_MESSAGES = ("prompt", "chosen", "rejected", "completion", "messages", *_ANSWERS)
+_JSON_CELLS = ("annotators", "votes", "meta", "source", "completions", "ranks")
+_KEPT_EMPTY = ("prompt", "chosen", "rejected", "completion", "label", *_ANSWERS)
 _HALF_A_CHARACTER = "The text holds half of a surrogate pair; save it as UTF-8."
 _DEEPEST = 64  # levels of nesting; far above any chat or tool call, far below Python's recursion limit
 
@@ -33,11 +42,11 @@ class RowProblem(Exception):
 
 def row_of(row: object, wanted: str) -> Row:
     """The row as a mapping; ``wanted`` names the fields it should have."""
-    if isinstance(row, Pair | Label | Demonstration | PromptRecord):
-        return row.as_row()
-    if not isinstance(row, Mapping):
+    if isinstance(row, dict | Mapping):  # dict first, for asking what is a Mapping takes longer
+        return row
+    if not isinstance(row, Pair | Comparison | Label | Demonstration | PromptRecord):
         raise RowProblem("not-an-object", None, f"A row must be an object with {wanted}, not {kind_of(row)}.")
-    return row
+    return row.as_row()
 
 
 def content(row: Row, name: str, wanted: str) -> Content:
@@ -79,14 +88,19 @@ def is_blank(value: Content) -> bool:
 def build(model: type[R], fields: Mapping[str, Any], row: Row, columns: tuple[str, ...]) -> R:
     """The record with these fields and the optional ones of ``row``; what is in none of them or of the
     ``columns`` that were read goes to ``meta``."""
-    optional = {name: parse(row.get(name), name) for name, parse in _OPTIONAL.items() if name in model.model_fields}
-    optional["meta"] = _meta(row, {*columns, *optional, "meta"})
+    parsers = _parsers(model)
+    optional = {name: parsers[name](row[name], name) for name in parsers if row.get(name) is not None}
+    optional["meta"] = _meta(row, {*columns, *parsers, "meta"})
+    given = {name: value for name, value in optional.items() if value is not None}
     try:
-        return model.model_validate(
-            {**fields, **{name: value for name, value in optional.items() if value is not None}}
-        )
+        return model.model_validate({**fields, **given})
     except ValidationError as error:
         raise _problem_of(error) from None
+
+
+@cache
+def _parsers(model: type[Any]) -> dict[str, Callable[[object, str], Any]]:
+    return {name: parse for name, parse in _OPTIONAL.items() if name in model.model_fields}
 
 
 def identifier(value: object, field: str) -> str | None:
@@ -159,6 +173,8 @@ def row_from_texts(cells: Mapping[str, str]) -> dict[str, Any]:
 
 def encodable(text: str, field: str) -> str:
     """The text, which must be one that UTF-8 can hold."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -179,8 +195,11 @@ def kind_of(value: object) -> str:
 def _message(turn: object, field: str) -> Message:
     if isinstance(turn, Message):
         return turn
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict | Mapping):
         raise RowProblem("wrong-type", field, f"A message is an object with role and content, not {kind_of(turn)}.")
+    role, text = turn.get("role"), turn.get("content")
+    if len(turn) == 2 and isinstance(role, str) and isinstance(text, str) and role.strip():  # most are so
+        return Message.model_validate({"role": encodable(role, field), "content": encodable(text, field)})
     # Tables fill the keys that only other messages have with nulls, so a null key is a key that is not there.
     keys = {str(key): plain_value(value, field) for key, value in turn.items() if value is not None}
     if "content" not in keys and "tool_calls" in keys:
@@ -226,6 +245,8 @@ def _vote(vote: object, field: str) -> Vote:
 def _meta(row: Row, own_fields: set[str]) -> dict[str, Any]:
     foreign = {str(key): value for key, value in row.items() if key not in own_fields and value is not None}
     own = row.get("meta")
+    if not foreign and own is None:
+        return {}
     own = own if isinstance(own, Mapping) else {} if own is None else {"meta": own}
     return plain_value({**foreign, **own}, "meta")
 

@@ -58,10 +58,12 @@ def pair_from_row(row: object) -> Pair:
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowProblem("wrong-type", "rejected", "Make chosen and rejected both text or both lists of messages.")
     _refuse_identical(chosen, rejected)
+    given = chosen, rejected
     prompt, chosen, rejected = _split(prompt, chosen, rejected)
     mend = "Give the row a prompt; without one, both sides must begin with the same text or messages."
     refuse_empty(prompt, mend, chosen=chosen, rejected=rejected)
-    _refuse_identical(chosen, rejected)
+    if chosen is not given[0] or rejected is not given[1]:
+        _refuse_identical(chosen, rejected)
     columns = ("prompt", "chosen", "rejected")
     return build(Pair, {"prompt": prompt, "chosen": chosen, "rejected": rejected}, row, columns)
 

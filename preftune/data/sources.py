@@ -51,6 +51,21 @@ def open_place(source: str | PathLike[str], split: str = "train") -> Iterator[Ra
     raise _missing(name, path)
 
 
+def line_files(source: object, split: str = "train") -> tuple[tuple[Path, str], ...]:
+    """The files that a source's rows are read from, with their labels; none unless all are uncompressed JSON lines.
+
+    Such files can be read from any line on, so several readers can share them.
+    """
+    if not isinstance(source, str | PathLike):
+        return ()
+    path = Path(source).expanduser()
+    if path.is_dir() and not _is_saved(path):
+        files = [(file, file.relative_to(path).as_posix()) for file in _files_of_split(_data_files(path), path, split)]
+    else:
+        files = [(_checked(path), path.name)] if path.is_file() else []
+    return tuple(files) if all(_ending(file) in _LINE_ENDINGS for file, _ in files) else ()
+
+
 def numbered_rows(rows: Iterable[object], label: str = "") -> Iterator[RawRow]:
     """The rows of anything that is not a file of lines, counted from 1."""
     return (RawRow(f"{label} row {number}".lstrip(), row) for number, row in enumerate(rows, 1))
@@ -102,11 +117,23 @@ def _json_lines(path: Path, label: str) -> Iterator[RawRow]:
     try:
         with _open_bytes(path) as lines:
             for number, line in enumerate(lines, 1):
-                content = line.removeprefix(_BOM) if number == 1 else line
-                if content.strip():
-                    yield _json_line(content, f"{label}:{number}")
+                row = line_row(line, number, label)
+                if row is not None:
+                    yield row
     except _BROKEN_ARCHIVE:
         yield _broken_archive(f"{label}:{number + 1}")
+
+
+def line_row(line: bytes, number: int, label: str) -> RawRow | None:
+    """The row in line ``number`` of a file of JSON lines; None where the line is blank."""
+    content = line_content(line, number)
+    return _json_line(content, f"{label}:{number}") if content else None
+
+
+def line_content(line: bytes, number: int) -> bytes:
+    """What line ``number`` of a file holds; nothing where it is blank."""
+    content = line.removeprefix(_BOM) if number == 1 else line
+    return content if content.strip() else b""
 
 
 def _json_line(line: bytes, where: str) -> RawRow:
@@ -290,10 +317,15 @@ def _broken_archive(where: str) -> RawRow:
 
 
 def _folder_rows(folder: Path, split: str) -> Iterator[RawRow]:
-    if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
+    if _is_saved(folder):
         return _saved_rows(folder, split)
     files = _files_of_split(_data_files(folder), folder, split)
     return (row for path in files for row in _file_rows(path, path.relative_to(folder).as_posix()))
+
+
+def _is_saved(folder: Path) -> bool:
+    """True for a folder that ``save_to_disk`` wrote."""
+    return any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -368,4 +400,5 @@ _READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
     ".tsv": _tab_separated,
     ".parquet": _parquet,
 }
+_LINE_ENDINGS = (".jsonl", ".ndjson")
 _KNOWN_ENDINGS = (*_READERS, ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz", ".tsv.gz")

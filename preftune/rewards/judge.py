@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, validate_call
 
+from preftune.endpoints import KEY_ENV, Endpoint, connect
 from preftune.errors import PreftuneError
 from preftune.rewards.calling import Asked, NoReward
 
@@ -56,7 +56,7 @@ def open_judge(
     model: Annotated[str, Field(min_length=1)],
     url: str | None = None,
     rubric: Path | None = None,
-    key_env: str = "OPENAI_API_KEY",
+    key_env: str = KEY_ENV,
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None,
     structured: bool = True,
     retries: Annotated[int, Field(ge=0)] = 2,
@@ -68,14 +68,7 @@ def open_judge(
     ``key_env``. ``rubric`` is a text file with what to judge by. ``structured`` asks for the reply by a JSON schema;
     it is for endpoints that know none to switch it off. What is no score raises; nothing is taken for one.
     """
-    base = url or os.environ.get("OPENAI_BASE_URL")
-    key = os.environ.get(key_env)
-    if not key and base is None:
-        raise PreftuneError(
-            f"The judge {model} needs a key, and the environment has no {key_env}.",
-            mend="Set it, or name another endpoint: judge:MODEL(url=http://localhost:8000/v1).",
-        )
-    client = _client(base, key or "none", timeout, retries)
+    endpoint = connect(url, key_env=key_env, timeout=timeout, retries=retries, purpose=f"The judge {model}")
     options: dict[str, Any] = {"model": model}
     if temperature is not None:
         options["temperature"] = temperature
@@ -84,7 +77,7 @@ def open_judge(
             "type": "json_schema",
             "json_schema": {"name": "grade", "strict": True, "schema": SCHEMA},
         }
-    return partial(_judged, client, options, _rubric(rubric), key)
+    return partial(_judged, endpoint, options, RUBRIC if rubric is None else read_rubric(rubric))
 
 
 def judge_messages(prompt: Any, answer: Any, rubric: str = RUBRIC) -> list[dict[str, str]]:
@@ -94,13 +87,21 @@ def judge_messages(prompt: Any, answer: Any, rubric: str = RUBRIC) -> list[dict[
     template's token (<|im_end|>, </s>, [/INST]) is written as JSON's escape. Against persuasion no envelope helps.
     """
     envelope = secrets.token_hex(16)
-    material = json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=False, default=str)
-    escaped = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", material)
     instructions = INSTRUCTIONS.format(rubric=rubric, envelope=envelope, lowest=LOWEST, highest=HIGHEST)
     return [
         {"role": "system", "content": instructions},
-        {"role": "user", "content": f"BEGIN {envelope}\n{escaped}\nEND {envelope}"},
+        {"role": "user", "content": sealed({"prompt": prompt, "answer": answer}, envelope)},
     ]
+
+
+def sealed(material: Mapping[str, Any], envelope: str) -> str:
+    """The material as one line of JSON between the lines BEGIN and END of this ``envelope``'s number.
+
+    What could begin a chat template's token (<|im_end|>, </s>, [/INST]) is written as JSON's escape.
+    """
+    line = json.dumps(material, ensure_ascii=False, default=str)
+    escaped = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+    return f"BEGIN {envelope}\n{escaped}\nEND {envelope}"
 
 
 def parse_score(reply: str | None) -> int:
@@ -108,7 +109,7 @@ def parse_score(reply: str | None) -> int:
     if not reply or len(reply) > MAX_REPLY:
         raise JudgeError("the judge's reply is empty" if not reply else "the judge's reply is too long")
     try:
-        content = json.loads(reply, object_pairs_hook=_without_doubles)
+        content = strict_json(reply)
     except (ValueError, RecursionError) as error:
         raise JudgeError(f"the judge's reply is not one JSON object: {_shown(reply)}") from error
     if not isinstance(content, Mapping) or not content.keys() <= {"reason", "score"}:
@@ -119,28 +120,13 @@ def parse_score(reply: str | None) -> int:
     return score
 
 
-def _judged(client: Any, options: Mapping[str, Any], rubric: str, key: str | None, asked: Asked) -> float:
-    messages = judge_messages(asked.prompts[0], asked.completions[0], rubric)
-    try:
-        reply = client.chat.completions.create(messages=messages, **options)
-    except Exception as error:
-        text = str(error)
-        raise JudgeError(f"{type(error).__name__}: {text.replace(key, '***') if key else text}") from None
-    content = reply.choices[0].message.content if reply.choices else None
-    return (parse_score(content) - LOWEST) / (HIGHEST - LOWEST)
+def strict_json(text: str) -> Any:
+    """The value; ValueError for what is no JSON, and for an object with one key twice."""
+    return json.loads(text, object_pairs_hook=_without_doubles)
 
 
-def _client(base: str | None, key: str, timeout: float | None, retries: int) -> Any:
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise PreftuneError("A judge needs the package openai.", mend='pip install "preftune[judge]"') from error
-    return OpenAI(base_url=base, api_key=key, timeout=timeout, max_retries=retries)
-
-
-def _rubric(path: Path | None) -> str:
-    if path is None:
-        return RUBRIC
+def read_rubric(path: Path) -> str:
+    """The text of a rubric file; PreftuneError where there is none."""
     try:
         text = path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -148,6 +134,16 @@ def _rubric(path: Path | None) -> str:
     if not text:
         raise PreftuneError("The rubric is empty.", where=str(path), mend="Say in it what a good answer is.")
     return text
+
+
+def _judged(endpoint: Endpoint, options: Mapping[str, Any], rubric: str, asked: Asked) -> float:
+    messages = judge_messages(asked.prompts[0], asked.completions[0], rubric)
+    try:
+        reply = endpoint.client.chat.completions.create(messages=messages, **options)
+    except Exception as error:
+        raise JudgeError(endpoint.explained(error)) from None  # the error itself may carry the key
+    content = reply.choices[0].message.content if reply.choices else None
+    return (parse_score(content) - LOWEST) / (HIGHEST - LOWEST)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from preftune.audit.basics import audit_basics
-from preftune.data.read import Reading, read_pairs
+from preftune.data.read import Reading, read_comparisons, read_labels, read_pairs
 
 
 def row(number: int, chosen: str | None = None, rejected: str | None = None, prompt: str | None = None) -> dict:
@@ -86,6 +86,57 @@ def test_identical_sides_are_counted_used_or_left_out() -> None:
     rows = [*HEALTHY, row(300, "two  words", "two words"), row(301, "same", "same")]
     audit = audit_basics(read_pairs(rows))
     assert (audit.identical, audit.rejected) == (2, {"identical-sides": 1})
+    (finding,) = audit.findings
+    assert (finding.id, finding.severity, finding.rows[1]) == ("identical-sides", "warning", "row 202")
+    assert finding.share is not None and (finding.share.value, finding.share.n) == (2 / 202, 202)
+
+
+def test_empty_sides_are_counted_used_or_left_out() -> None:
+    audit = audit_basics(read_pairs([*HEALTHY, row(300, rejected="  "), row(301, prompt="\n")]))
+    assert (audit.empty, audit.used) == (2, 200)
+    assert [(finding.id, finding.severity, finding.rows) for finding in audit.findings] == [
+        ("blank-texts", "info", ("row 201", "row 202"))
+    ]
+    voted = {"prompt": "q", "response_1": "", "response_2": "two", "annotators": [2]}
+    audit = audit_basics(read_comparisons([voted]))
+    assert (audit.empty, audit.used) == (1, 1)
+
+
+def test_labels_are_audited_without_two_sides() -> None:
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "label": i % 4 > 0} for i in range(200)]
+    again = [rows[0], rows[1] | {"label": False, "id": "other"}]
+    audit = audit_basics(read_labels([*rows, *again]), read_labels([rows[5]]).records)
+    assert (audit.kind, audit.duplicates, audit.contradictions, audit.leaked_prompts) == ("label", 1, 1, 1)
+    assert set(audit.lengths) == {"prompt", "completion"} and audit.identical == audit.empty == 0
+    assert audit.longer_wins is None and audit.desirable is not None and audit.desirable.value == 150 / 202
+    found = {finding.id: finding for finding in audit.findings}
+    assert set(found) == {"contradictions", "leaked-prompts"} and found["contradictions"].rows[1] == "other"
+
+
+def test_labels_of_one_kind_are_an_error() -> None:
+    rows = [{"prompt": f"q {i}", "completion": "a", "label": True} for i in range(200)]
+    assert findings(read_labels(rows))["one-sided-labels"].severity == "error"
+
+
+def test_comparisons_are_audited_whichever_answer_stands_first() -> None:
+    voted = [
+        {
+            "id": str(i),
+            "prompt": f"q {i}",
+            "response_1": "long answer",
+            "response_2": "short",
+            "annotators": [1 + i % 2],
+        }
+        for i in range(200)
+    ]
+    turned = {"id": "turned", "prompt": "q 0", "response_1": "short", "response_2": "long answer"}
+    same, other, tie = (turned | {"annotators": [vote]} for vote in (2, 1, 0))
+    audit = audit_basics(read_comparisons([*voted, same]))
+    assert (audit.duplicates, audit.contradictions) == (1, 0)
+    audit = audit_basics(read_comparisons([*voted, other, tie, tie]))
+    assert (audit.duplicates, audit.contradictions) == (1, 1)  # a tie repeats a tie and contradicts nobody
+    assert audit.longer_wins is not None and (audit.longer_wins.value, audit.longer_wins.n) == (100 / 201, 201)
+    assert {finding.id: finding.rows for finding in audit.findings}["contradictions"] == ("0", "turned")
 
 
 def test_evaluation_prompts_in_training_are_named() -> None:
@@ -123,7 +174,7 @@ def test_the_audit_is_json_with_the_keys_the_report_reads() -> None:
     assert set(values["longer_wins"]) == {"value", "low", "high", "n", "unit", "title", "explanation"}
     assert set(values["lengths"]) == {"prompt", "chosen", "rejected"}
     finding_keys = {"id", "severity", "title", "what", "evidence", "rows", "remedy"}
-    assert all(set(finding) == finding_keys for finding in values["findings"])
+    assert all(finding_keys <= set(finding) <= finding_keys | {"share", "examples"} for finding in values["findings"])
 
 
 def test_a_reading_without_pairs_is_audited_too() -> None:

@@ -1,14 +1,17 @@
 """The readers and the audit on public sets that lie beside the repository; skipped where they do not."""
 
+import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from preftune.audit.basics import audit_basics
-from preftune.data.read import read_pairs
+from preftune.audit.scan import scan
+from preftune.data.comparisons import majority
+from preftune.data.read import read_comparisons, read_pairs
 from preftune.data.split import leaked_prompts, split_by_prompt
-from preftune.errors import PreftuneError
 
 SETS = Path(__file__).parents[2].parent / "shared/data"
 
@@ -38,27 +41,48 @@ def test_hh_splits_without_leakage() -> None:
     assert len(evaluation) == 131 and leaked_prompts(train, evaluation) == ()
 
 
-def test_pandalm_comparisons_are_refused_with_their_columns_and_read_after_a_vote() -> None:
+def test_pandalm_is_read_as_comparisons_and_by_the_majority_as_pairs() -> None:
     path = place("pandalm/comparisons.jsonl")
-    with pytest.raises(PreftuneError, match=r"These are prompts, not pairs.*999 rows.*response_1, response_2"):
-        read_pairs(path)
-    rows = [voted(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    decided = [row for row in rows if row]
-    assert len(decided) == 422 + 472
-    reading = read_pairs(decided)
-    # Some answers of the set are empty, and some are JSON's true where a model wrote "true".
-    assert (reading.read, reading.reasons()) == (894, {"empty-completion": 52, "wrong-type": 6})
+    compared = read_comparisons(path)
+    assert (compared.read, compared.rejected) == (999, ())  # answers that JSON took for true are their text
+    choices = Counter(majority(one.annotators) for one in compared.records)
+    assert (choices["first"], choices["second"], choices["tie"] + choices[None]) == (422, 472, 105)
+    reading = read_pairs(path)
+    assert reading.read == 999 == len(reading.records) + len(reading.rejected)
+    # 52 of those that were decided have an empty answer.
+    assert (len(reading.records), reading.reasons()["empty-completion"]) == (422 + 472 - 52, 52)
+    assert reading.reasons()["tie"] == 105
+    assert reading.notes[0].endswith("by the majority of votes; left 105 without a majority out.")
 
 
-def voted(row: dict) -> dict | None:
-    votes = row["annotators"]
-    winner = max((1, 2), key=votes.count)
-    if votes.count(winner) < 2:
-        return None
-    sides = row["response_1"], row["response_2"]
+def test_votes_of_ukpconvarg_are_comparisons_after_a_few_renamed_fields() -> None:
+    with gzip.open(place("ukpconvarg/pairs.jsonl.gz"), "rt", encoding="utf-8") as lines:
+        rows = [convincing(json.loads(line)) for line in lines]
+    reading = read_comparisons(rows)
+    assert (len(reading.records), reading.rejected) == (4721, ())
+    assert len({vote.id for one in reading.records for vote in one.annotators}) > 100
+    assert reading.records[0].annotators[0].model_dump()["reason"].startswith("A2 is talking")
+
+
+def convincing(row: dict) -> dict:
+    choices = {"a1": "first", "a2": "second", "equal": "tie"}
     return {
-        "id": row["id"],
-        "prompt": row["prompt"],
-        "chosen": sides[winner - 1],
-        "rejected": sides[2 - winner],
+        "id": row["pair_id"],
+        "prompt": f"{row['title']}: {row['stance']}",
+        "response_1": row["arg1"]["text"],
+        "response_2": row["arg2"]["text"],
+        "annotators": [
+            {"id": vote["annotator"], "choice": choices[vote["value"]], "reason": vote["reason"]}
+            for vote in row["annotations"]
+        ],
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["hh-harmless/pairs.jsonl", "hh-harmless/transcripts.jsonl", "pandalm/comparisons.jsonl"]
+)
+def test_real_sets_are_scanned_as_they_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preftune.audit.blocks.BLOCK_BYTES", 200_000)
+    found, reading = scan(place(name), kind="pair", processes=2), read_pairs(place(name))
+    assert (found.read, found.rejected, found.notes) == (reading.read, reading.rejected, reading.notes)
+    assert audit_basics(found).as_dict() == audit_basics(reading).as_dict()

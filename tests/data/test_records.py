@@ -1,5 +1,6 @@
 import hashlib
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -110,3 +111,15 @@ def test_texts_are_compared_without_unicode_form_and_white_space() -> None:
 
 def turn(content: str, role: str = "assistant") -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+@given(
+    st.text(st.sampled_from(" \t\n\r\x0b\x1c\x85\xa0\u2003\u3000\u200babé") | st.characters(exclude_categories=["Cs"]))
+)
+def test_normal_text_has_single_spaces_between_words_and_no_other_white_space(text: str) -> None:
+    assert normal_text(text) == " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def test_only_the_plain_space_is_white_and_printable() -> None:
+    white = [character for character in map(chr, range(0x110000)) if character.isspace()]
+    assert len(white) > 20 and [character for character in white if character.isprintable()] == [" "]
