@@ -32,7 +32,7 @@ from benchmarks.experiments.findings import (
     told,
 )
 from benchmarks.experiments.real_pairs import SETS, read_set
-from benchmarks.experiments.small_preference_models import LEARNERS
+from benchmarks.experiments.small_preference_models import LEARNERS, fitted_features
 from preftune.audit.mislabelled import MislabelledAudit, audit_mislabelled
 from preftune.audit.pair_features import length_differences
 from preftune.data.records import Pair
@@ -101,41 +101,36 @@ def training_runs(name: str, pairs: Sequence[Pair], seed: int) -> Iterator[Run]:
     """The accuracy on clean held-out pairs of each learner after each kind of labels."""
     train, test = split_by_prompt(pairs, HELD_OUT, seed)
     is_flipped = draw_flips(len(train), seed)
-    noisy = turned(train, is_flipped)
-    chances = np.array(audit_mislabelled(noisy, seed=seed).probabilities or np.zeros(len(train)))
-    for learner, learn in LEARNERS.items():
-        accuracies = {
-            labels: float((learn(rows, rights, seed)(test) > 0).mean())
-            for labels, (rows, rights) in labellings(train, noisy, chances, seed).items()
-        }
-        for labels, accuracy in accuracies.items():
+    chances = np.array(audit_mislabelled(turned(train, is_flipped), seed=seed).probabilities or np.zeros(len(train)))
+    features = fitted_features(train, seed)
+    held_out = features(test)
+    for labels, (rows, rights) in labellings(features(train), is_flipped, chances, seed).items():
+        for learner, learn in LEARNERS.items():
             yield {"part": "training", "set": name, "seed": seed, "learner": learner, "labels": labels} | {
                 "pairs": len(train),
                 "held_out": len(test),
-                "accuracy": accuracy,
+                "accuracy": float((learn(rows, rights, seed)(held_out) > 0).mean()),
             }
 
 
-def labellings(
-    clean: Sequence[Pair], noisy: Sequence[Pair], chances: Floats, seed: int
-) -> dict[str, tuple[Sequence[Pair], Floats]]:
-    """By name the pairs to train on, and each label's probability of being right."""
+def labellings(clean: Floats, is_flipped: Bools, chances: Floats, seed: int) -> dict[str, tuple[Floats, Floats]]:
+    """By name the differences to train on, and each label's probability of being right."""
+    noisy = _turned(clean, is_flipped)
     unsure, wrong = chances > 1 - CONFIDENCE, chances > 0.5
     by_chance = np.random.default_rng([seed, 6]).permutation(unsure)
     sure = np.ones(len(clean))
     return {
         "as they were": (clean, sure),
         "flipped": (noisy, sure),
-        "dropped": _without(unsure, noisy),
-        "turned": _without(unsure & ~wrong, turned(noisy, wrong)),
+        "dropped": (noisy[~unsure], sure[~unsure]),
+        "turned": (_turned(noisy, wrong)[~unsure | wrong], sure[~unsure | wrong]),
         "soft": (noisy, 1 - chances),
-        "dropped at random": _without(by_chance, noisy),
+        "dropped at random": (noisy[~by_chance], sure[~by_chance]),
     }
 
 
-def _without(left_out: Bools, pairs: Sequence[Pair]) -> tuple[list[Pair], Floats]:
-    kept = [pair for pair, leave in zip(pairs, left_out, strict=True) if not leave]
-    return kept, np.ones(len(kept))
+def _turned(rows: Floats, which: Bools) -> Floats:
+    return np.where(which[:, None], -rows, rows)
 
 
 def draw_flips(rows: int, seed: int, share: float = FLIPS) -> Bools:

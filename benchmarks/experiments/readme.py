@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.experiments import (
+    arithmetic,
     bandit,
     enumerable,
     group_size,
@@ -30,11 +31,13 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "kto-imbalance": kto_imbalance.tables,
     "orpo-without-sft": orpo_without_sft.tables,
     "enumerable": enumerable.tables,
+    "arithmetic": arithmetic.tables,
     "group-size": group_size.tables,
     "over-optimisation": over_optimisation.tables,
 }
 PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
     "enumerable": enumerable.plot,
+    "arithmetic": arithmetic.plot,
     "group-size": group_size.plot,
     "over-optimisation": over_optimisation.plot,
 }

@@ -15,50 +15,47 @@ from preftune.audit.pair_features import FORMS, form_differences, word_differenc
 from preftune.data.records import Pair
 
 Floats: TypeAlias = NDArray[np.float64]
-Margins: TypeAlias = Callable[[Sequence[Pair]], Floats]
 Features: TypeAlias = Callable[[Sequence[Pair]], Floats]
-Learner: TypeAlias = Callable[[Sequence[Pair], Floats, int], Margins]
+Margins: TypeAlias = Callable[[Floats], Floats]
+Learner: TypeAlias = Callable[[Floats, Floats, int], Margins]
 
 TOPICS = 200  # dimensions that are made of words
 PENALTY = 10.0  # scikit-learn's C: little, as in reward models that are trained to the end
 WIDTH, EPOCHS, BATCH, RATE = 64, 20, 64, 3e-3
 
 
-def linear(pairs: Sequence[Pair], rights: Floats, seed: int) -> Margins:
-    """Logistic regression without intercept, like a reward model's head.
+def linear(rows: Floats, rights: Floats, seed: int) -> Margins:
+    """Logistic regression without intercept, like a reward model's head, on differences (pairs, columns).
 
     A label that is right with probability r counts r for it and 1 - r against.
     """
     from sklearn.linear_model import LogisticRegression
 
-    features = fitted_features(pairs, seed)
-    rows = features(pairs)
     model = LogisticRegression(C=PENALTY, fit_intercept=False, max_iter=300)
     model.fit(np.vstack([rows, rows]), np.repeat([1, 0], len(rows)), sample_weight=np.concatenate([rights, 1 - rights]))
-    return lambda others: features(others) @ model.coef_[0]
+    return lambda others: others @ model.coef_[0]
 
 
-def network(pairs: Sequence[Pair], rights: Floats, seed: int) -> Margins:
+def network(rows: Floats, rights: Floats, seed: int) -> Margins:
     """One hidden layer, trained by Bradley and Terry's loss with labels as soft as in ``linear``."""
-    features = fitted_features(pairs, seed)
-    rows = torch.from_numpy(features(pairs).astype(np.float32))
-    doubts = torch.from_numpy(1 - np.asarray(rights, dtype=np.float32))
+    inputs = torch.from_numpy(rows.astype(np.float32))
+    sure = torch.from_numpy(rights.astype(np.float32))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = OddNetwork(rows.shape[1])
+        model = OddNetwork(inputs.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     order = torch.Generator().manual_seed(seed)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(rows), generator=order).split(BATCH):
-            margins, nothing = model(rows[batch]), torch.zeros(len(batch))
+        for batch in torch.randperm(len(inputs), generator=order).split(BATCH):
+            margins, nothing = model(inputs[batch]), torch.zeros(len(batch))
             right, wrong = losses.bradley_terry(margins, nothing), losses.bradley_terry(-margins, nothing)
             optimizer.zero_grad()
-            ((1 - doubts[batch]) * right + doubts[batch] * wrong).mean().backward()
+            (sure[batch] * right + (1 - sure[batch]) * wrong).mean().backward()
             optimizer.step()
 
-    def margins_of(others: Sequence[Pair]) -> Floats:
+    def margins_of(others: Floats) -> Floats:
         with torch.no_grad():
-            return model(torch.from_numpy(features(others).astype(np.float32))).double().numpy()
+            return model(torch.from_numpy(others.astype(np.float32))).double().numpy()
 
     return margins_of
 
@@ -82,9 +79,10 @@ def fitted_features(pairs: Sequence[Pair], seed: int) -> Features:
     from sklearn.decomposition import TruncatedSVD
 
     words = word_differences(pairs)
-    topics = TruncatedSVD(min(TOPICS, len(pairs) - 1), random_state=seed).fit(words)
-    scale = max(float(np.sqrt((topics.transform(words) ** 2).sum(1).mean())), 1e-9)
+    used = np.unique(words.indices)
+    topics = TruncatedSVD(min(TOPICS, len(pairs) - 1, len(used) - 1), random_state=seed).fit(words[:, used])
+    scale = max(float(np.sqrt((topics.transform(words[:, used]) ** 2).sum(1).mean())), 1e-9)
     form_scale = np.maximum(np.sqrt((form_differences(pairs) ** 2).mean(0)), 1e-9) * np.sqrt(len(FORMS))
     return lambda some: np.hstack(
-        [topics.transform(word_differences(some)) / scale, form_differences(some) / form_scale]
+        [topics.transform(word_differences(some)[:, used]) / scale, form_differences(some) / form_scale]
     )
