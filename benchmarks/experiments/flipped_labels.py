@@ -39,7 +39,7 @@ from preftune.data.records import Pair
 from preftune.data.split import split_by_prompt
 
 FLIPS = 0.2
-SEEDS = tuple(range(20))
+SEEDS = tuple(range(15))
 TOPS = (50, 100, 200)
 HELD_OUT = 0.3
 TRAINED: Final = ("UKPConvArg", "PandaLM", "HH harmless")

@@ -84,22 +84,12 @@ def word_differences(pairs: Sequence[Pair]) -> Any:
 
     Counts are dampened by log(1 + n) and each side has length 1, so a longer answer weighs no more.
     """
-    from sklearn.feature_extraction.text import HashingVectorizer
-    from sklearn.preprocessing import normalize
+    return _hashed_differences(pairs, token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2))
 
-    texts, chosen, rejected = _answers(pairs)
-    hashing = HashingVectorizer(
-        n_features=HASHES,
-        alternate_sign=False,
-        norm=None,
-        dtype=np.float32,
-        token_pattern=r"\w+|[^\w\s]",
-        ngram_range=(1, 2),
-    )
-    counts = hashing.transform([*texts, ""])  # the empty one keeps scikit-learn content where there are no pairs
-    counts.data = np.log1p(counts.data)
-    rows = normalize(counts, copy=False)
-    return rows[chosen] - rows[rejected]
+
+def letter_differences(pairs: Sequence[Pair]) -> Any:
+    """The same of three to five letters in a row within a word."""
+    return _hashed_differences(pairs, analyzer="char_wb", ngram_range=(3, 5))
 
 
 def embedding_differences(pairs: Sequence[Pair], embed: Embed) -> Floats:
@@ -123,6 +113,18 @@ def need_sklearn() -> None:
     except ImportError as error:
         what = "This audit needs the package scikit-learn."
         raise PreftuneError(what, mend="Install it: pip install 'preftune[audit]'.") from error
+
+
+def _hashed_differences(pairs: Sequence[Pair], **counted: Any) -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.preprocessing import normalize
+
+    texts, chosen, rejected = _answers(pairs)
+    hashing = HashingVectorizer(n_features=HASHES, alternate_sign=False, norm=None, dtype=np.float32, **counted)
+    counts = hashing.transform([*texts, ""])  # the empty one keeps scikit-learn content where there are no pairs
+    counts.data = np.log1p(counts.data)
+    rows = normalize(counts, copy=False)
+    return rows[chosen] - rows[rejected]
 
 
 def _answers(pairs: Sequence[Pair]) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:

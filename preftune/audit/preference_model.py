@@ -7,6 +7,7 @@ negative margin: Bradley and Terry's model with linear scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ from preftune.audit.pair_features import (
     Floats,
     embedding_differences,
     form_differences,
+    letter_differences,
     need_sklearn,
     word_differences,
 )
@@ -30,7 +32,8 @@ Margins: TypeAlias = Callable[[Sequence[Pair]], Floats]
 Fit: TypeAlias = Callable[[Sequence[Pair]], Margins]
 
 TRAINED_PAIRS = 20_000  # of a fold; drawn where there are more
-PENALTY = 1.0  # scikit-learn's C; 0.1 and 0.3 found fewer flips
+LETTERS_UP_TO = 5_000  # pairs trained on
+PENALTY = 0.3  # scikit-learn's C; 0.1 and 1 found no more flips
 LENGTH = list(FORMS).index("length")
 
 
@@ -53,22 +56,24 @@ def cross_fitted_margins(pairs: Sequence[Pair], prompts: NDArray[Any], folds: in
 
 
 def fit_words(embed: Embed | None = None) -> Fit:
-    """The fast model: words and word pairs, forms of the answers but their length, and what ``embed`` makes of them.
+    """The fast model: words, letters and forms of the answers but their length, and what ``embed`` makes of them.
 
     Length is kept out: with it the rows to look at first would be those that break the habit of longer, or
-    shorter, answers, which makes no label wrong. On sets where length predicts labels that costs up to 0.06 of
-    average precision; to fit with it and take its part out again cost more. Characters beside words gained 0.01
-    where nothing else helps, at five times the time; embeddings of a small model gain 0.02 to 0.08.
+    shorter, answers, which makes no label wrong. Where length predicts labels that costs up to 0.06 of average
+    precision, 0.01 where other comparisons testify too; to fit with length and take its part out again cost more.
+    Letters gain 0.01 to 0.02 at five times the time, so only small sets have them. Embeddings of a small model
+    gain another 0.02 to 0.08.
     """
     need_sklearn()
 
     def fit(pairs: Sequence[Pair]) -> Margins:
-        blocks = _blocks(pairs, embed)
+        kinds = _kinds(len(pairs), embed)
+        blocks = [kind(pairs) for kind in kinds]
         weights = [_column_weights(block) for block in blocks]
         coefficients = _regression(_joined(blocks, weights))
 
         def margins(others: Sequence[Pair]) -> Floats:
-            return _joined(_blocks(others, embed), weights) @ coefficients
+            return _joined([kind(others) for kind in kinds], weights) @ coefficients
 
         return margins
 
@@ -83,13 +88,26 @@ def _checked(margins: Any, rows: int) -> Floats:
     raise PreftuneError(what, mend="It must give one finite number a pair: chosen's score less rejected's.")
 
 
-def _blocks(pairs: Sequence[Pair], embed: Embed | None) -> list[Any]:
-    """Kinds of features, each (pairs, columns) and sparse."""
+def _kinds(pairs: int, embed: Embed | None) -> list[Callable[[Sequence[Pair]], Any]]:
+    """What makes features of pairs, each (pairs, columns) and sparse."""
+    kinds: list[Callable[[Sequence[Pair]], Any]] = [word_differences, _forms_but_length]
+    if pairs <= LETTERS_UP_TO:
+        kinds.append(letter_differences)
+    if embed is not None:
+        kinds.append(partial(_embedded, embed=embed))
+    return kinds
+
+
+def _forms_but_length(pairs: Sequence[Pair]) -> Any:
     from scipy.sparse import csr_matrix
 
-    forms = np.delete(form_differences(pairs), LENGTH, axis=1)
-    blocks = [word_differences(pairs), csr_matrix(forms)]
-    return blocks if embed is None else [*blocks, csr_matrix(embedding_differences(pairs, embed))]
+    return csr_matrix(np.delete(form_differences(pairs), LENGTH, axis=1))
+
+
+def _embedded(pairs: Sequence[Pair], embed: Embed) -> Any:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix(embedding_differences(pairs, embed))
 
 
 def _column_weights(block: Any) -> Floats:

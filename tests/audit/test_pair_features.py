@@ -8,6 +8,7 @@ from preftune.audit.pair_features import (
     form_differences,
     is_refusal,
     length_differences,
+    letter_differences,
     word_differences,
 )
 from preftune.data.records import Message, Pair
@@ -25,7 +26,8 @@ def test_swapped_sides_change_every_sign() -> None:
     pytest.importorskip("sklearn")
     assert form_differences(SWAPPED) == pytest.approx(-form_differences(PAIRS))
     assert length_differences(SWAPPED) == pytest.approx(-length_differences(PAIRS))
-    assert abs(word_differences(SWAPPED) + word_differences(PAIRS)).max() < 1e-6
+    for differences in (word_differences, letter_differences):
+        assert abs(differences(SWAPPED) + differences(PAIRS)).max() < 1e-6 < abs(differences(PAIRS)).max()
     embedded = embedding_differences(PAIRS, letters)
     assert embedding_differences(SWAPPED, letters) == pytest.approx(-embedded) and embedded.any()
 
