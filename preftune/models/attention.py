@@ -6,6 +6,7 @@ given (generation, a user's own call) it is transformers' SDPA attention.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +21,24 @@ NAME = "preftune_segments"
 # On CPU, batched matrix products with saved probabilities beat the flash kernel's backward for short
 # segments; they keep heads * length^2 numbers a layer, which long segments cannot afford.
 DENSE_LENGTH = 1024
+# A completion sees the prompt and itself. Where that leaves so few of a segment's scores, and so many completions
+# share the prompt, they are computed block by block; for fewer one large product is faster.
+BLOCKS, WORTH_BLOCKS = 4, 0.6
 
 
 @dataclass(frozen=True)
 class SegmentMask:
-    """Where a segment lies in the row, and what is added to its attention scores (0 or minus infinity)."""
+    """Where a segment lies in the row, and what is added to its attention scores (0 or minus infinity).
+
+    Where it is computed in blocks, ``parts`` are the lengths of prompt and completions, and ``biases`` what is added
+    for each: the prompt's own, then of each completion those of the prompt's keys and its own.
+    """
 
     start: int
     stop: int
     bias: Float[Tensor, "queries keys"]
+    parts: tuple[int, ...] = ()
+    biases: tuple[Tensor, ...] = ()
 
 
 class SegmentMasks:
@@ -50,7 +60,26 @@ class SegmentMasks:
             positions = self._layout.position_ids[0, segment.start : segment.stop]
             allowed &= positions[:, None] - positions[None, :] < window
         bias = torch.zeros(allowed.shape, dtype=self._dtype).masked_fill_(~allowed, float("-inf"))
-        return SegmentMask(segment.start, segment.stop, bias.to(self._device))
+        bias = bias.to(self._device)
+        if not _is_worth_blocks(segment):
+            return SegmentMask(segment.start, segment.stop, bias)
+        parts = (segment.prompt, *segment.completions)
+        return SegmentMask(segment.start, segment.stop, bias, parts, tuple(_block_biases(bias, parts)))
+
+
+def _is_worth_blocks(segment: Segment) -> bool:
+    prompt, completions = segment.prompt, segment.completions
+    scores = prompt**2 + sum(one * (prompt + one) for one in completions)
+    fits = 0 < min(completions, default=0) and prompt + max(completions) <= DENSE_LENGTH
+    return len(completions) >= BLOCKS and fits and scores <= WORTH_BLOCKS * segment.length**2
+
+
+def _block_biases(bias: Tensor, parts: tuple[int, ...]) -> Iterator[Tensor]:
+    prompt, begin = parts[0], 0
+    for part in parts:
+        inside = slice(begin, begin + part)
+        yield bias[inside, :prompt] if begin == 0 else torch.cat([bias[inside, :prompt], bias[inside, inside]], 1)
+        begin += part
 
 
 def register() -> None:
@@ -94,7 +123,9 @@ def segment_attention(
     for mask in segments.within(sliding_window):
         inside = slice(mask.start, mask.stop)
         q, k, v = query[0, :, inside], key[0, :, inside], value[0, :, inside]
-        if mask.stop - mask.start <= DENSE_LENGTH and q.device.type == "cpu" and not dropout:
+        if mask.parts and q.device.type == "cpu" and not dropout:
+            output = _by_blocks(q, k, v, mask, scale)
+        elif mask.stop - mask.start <= DENSE_LENGTH and q.device.type == "cpu" and not dropout:
             output = _dense(q, k, v, mask.bias, scale)
         else:
             output = _flash(q, k, v, mask.bias, scale, dropout)
@@ -114,6 +145,16 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout:
     )[0]
 
 
+def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: SegmentMask, scale: float) -> Tensor:
+    """The prompt's tokens among themselves, then each completion's with the prompt's keys and their own."""
+    (prompt, *queries), keys, values = (one.split(mask.parts, 1) for one in (q, k, v))
+    outputs = [_dense(prompt, keys[0], values[0], mask.biases[0], scale)]
+    for query, key, value, bias in zip(queries, keys[1:], values[1:], mask.biases[1:], strict=True):
+        seen = (torch.cat([keys[0], key], 1), torch.cat([values[0], value], 1))
+        outputs.append(_dense(query, *seen, bias, scale))
+    return torch.cat(outputs, 1)
+
+
 def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
     # Autocast would give products and softmax different dtypes, which the backward pass could not multiply.
     with torch.autocast(q.device.type, enabled=False):
@@ -121,7 +162,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
 
 
 class _DenseAttention(torch.autograd.Function):
-    """softmax(q k^T scale + bias) v of one segment as batched matrix products, probabilities saved.
+    """softmax(q k^T scale + bias) v of one segment or block as batched matrix products, probabilities saved.
 
     Heads that share a key are folded into the query rows, so grouped keys are never repeated.
     """
@@ -132,8 +173,8 @@ class _DenseAttention(torch.autograd.Function):
         groups = k.shape[0]
         q = (q * scale).reshape(groups, heads // groups * tokens, width)
         k, v = k.contiguous(), v.contiguous()
-        scores = torch.bmm(q, k.transpose(1, 2)).view(heads, tokens, tokens)
-        probabilities = torch.softmax(scores.add_(bias), -1).view(groups, -1, tokens)
+        scores = torch.bmm(q, k.transpose(1, 2)).view(heads, tokens, k.shape[1])
+        probabilities = torch.softmax(scores.add_(bias), -1).view(groups, -1, k.shape[1])
         ctx.save_for_backward(q, k, v, probabilities)
         ctx.scale = scale
         return torch.bmm(probabilities, v).view(heads, tokens, width)

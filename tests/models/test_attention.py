@@ -164,3 +164,37 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | 
             )
         )
     return torch.stack(rows)[None]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
+def test_blocks_give_what_the_whole_segment_gives(
+    heads: int, groups: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight completions of one prompt, forward and backward; with seven of them the segment is computed whole."""
+    group = Group(list(range(1, 8)), tuple(tuple(range(1, 4 + i % 3)) for i in range(8)))
+    layout = lay_out([group, group], share_prompt=True, pad_to_rows=False)
+    n = layout.input_ids.shape[1]
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, count, n, 8, generator=draw) for count in (heads, groups, groups))
+    found = {}
+    for name, blocks in (("blocks", 4), ("whole", 99)):
+        monkeypatch.setattr(attention, "BLOCKS", blocks)
+        masks = attention.SegmentMasks(layout, torch.float32, torch.device("cpu"))
+        assert bool(masks.within(window)[0].parts) == (name == "blocks")
+        inputs = [one.clone().requires_grad_() for one in (q, k, v)]
+        output, _ = attention.segment_attention(nn.Module(), *inputs, None, segments=masks, sliding_window=window)
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+        found[name] = [output.detach(), *(one.grad for one in inputs)]
+    for ours, theirs in zip(found["blocks"], found["whole"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_few_completions_and_empty_ones_are_not_cut_into_blocks() -> None:
+    def is_cut(*completions: int) -> bool:
+        return attention._is_worth_blocks(attention.Segment(0, 0, 40, completions))
+
+    assert is_cut(*[16] * 8)
+    assert not is_cut(16, 16)
+    assert not is_cut(*[16] * 7, 0)
+    assert not is_cut(*[2] * 5)  # the prompt's own scores are most of it
