@@ -39,12 +39,14 @@ from preftune.data.records import Pair
 from preftune.data.split import split_by_prompt
 
 FLIPS = 0.2
-SEEDS = tuple(range(15))
+SEEDS = tuple(range(30))
 TOPS = (50, 100, 200)
 HELD_OUT = 0.3
 TRAINED: Final = ("UKPConvArg", "PandaLM", "HH harmless")
 RANKINGS: Final = ("audit", "length", "random")
 LABELS: Final = ("as they were", "flipped", "dropped", "turned", "soft", "dropped at random")
+RATED: Final = ("UKPConvArg", "GSM8K solutions")  # of which nearly all labels are right to begin with
+SHARES, RATED_SEEDS = (0.0, 0.1, 0.2, 0.3, 0.4), 5
 CLEANED: Final = LABELS[2:5]
 CONFIDENCE = 0.7  # labels less sure than this are left out
 SETTINGS = {
@@ -64,12 +66,17 @@ def main() -> None:
     print(tables(experiment(__doc__, "flipped-labels", SETTINGS, runs_of, SEEDS)))
 
 
-def runs_of(seed: int, sets: Sequence[str] = tuple(SETS), trained: Sequence[str] = TRAINED) -> Iterator[Run]:
-    """Both parts of a seed."""
+def runs_of(
+    seed: int, sets: Sequence[str] = tuple(SETS), trained: Sequence[str] = TRAINED, rated: Sequence[str] = RATED
+) -> Iterator[Run]:
+    """All parts of a seed."""
     for name in sets:
         yield from audit_runs(name, _pairs(name), seed)
     for name in trained:
         yield from training_runs(name, _pairs(name), seed)
+    if seed < RATED_SEEDS:
+        for name in rated:
+            yield from rate_runs(name, _pairs(name), seed)
 
 
 def audit_runs(name: str, pairs: Sequence[Pair], seed: int) -> Iterator[Run]:
@@ -86,6 +93,19 @@ def audit_runs(name: str, pairs: Sequence[Pair], seed: int) -> Iterator[Run]:
     for ranking in RANKINGS:
         yield about_all | {"ranking": ranking} | ranking_figures(scores[ranking], is_flipped)
     yield about_all | {"ranking": "calibration"} | _calibration(audit, scores["audit"], is_flipped)
+
+
+def rate_runs(name: str, pairs: Sequence[Pair], seed: int) -> Iterator[Run]:
+    """What the audit estimates for other shares of flips."""
+    for share in SHARES:
+        audit = audit_mislabelled(turned(pairs, draw_flips(len(pairs), seed, share)), seed=seed)
+        if audit.rate is not None and audit.confident_learning is not None:
+            yield {"part": "rate", "set": name, "seed": seed, "flips": share} | {
+                "rate": audit.rate.value,
+                "low": audit.rate.low,
+                "high": audit.rate.high,
+                "confident_learning": audit.confident_learning.value,
+            }
 
 
 def ranking_figures(scores: Floats, is_flipped: Bools) -> dict[str, float]:
@@ -215,6 +235,9 @@ def tables(result: Result) -> str:
         "**What the audit says of itself**, means over seeds. *Suspects* are likelier flipped than not; *expected* is "
         "what their probabilities promise for the first 100 rows.",
         _calibration_table([run for run in audits if run["ranking"] == "calibration"]),
+        f"**Other shares of flips**: estimate and its 95% interval, means over {RATED_SEEDS} seeds; in brackets "
+        "confident learning's.",
+        _rate_table([run for run in result["runs"] if run["part"] == "rate"]),
         "**Training.** Accuracy on clean held-out prompts, %:",
         _training_table(training),
         "*Won back* is the share of what the flips cost; a ratio of means.",
@@ -263,6 +286,22 @@ def _calibration_table(runs: Sequence[Run]) -> str:
         )
     header = ["set", "evidence agrees", "estimated rate", "interval holds 20%", "confident learning", "suspects"]
     return markdown([*header, "of them flipped", "of the flipped found", "expected in 100", "found in 100"], rows)
+
+
+def _rate_table(runs: Sequence[Run]) -> str:
+    rows = []
+    for name in dict.fromkeys(run["set"] for run in runs):
+        cells = []
+        for share in SHARES:
+            mean = {
+                figure: float(np.mean(figures(runs, figure, set=name, flips=share)))
+                for figure in ("rate", "low", "high", "confident_learning")
+            }
+            cells.append(
+                f"{mean['rate']:.1%}, {mean['low']:.1%} to {mean['high']:.1%} ({mean['confident_learning']:.1%})"
+            )
+        rows.append([name, *cells])
+    return markdown(["set", *(f"{share:.0%} flipped" for share in SHARES)], rows)
 
 
 _CALIBRATION = (

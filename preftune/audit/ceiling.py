@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -40,6 +41,7 @@ USUAL_ACCURACY = 0.70  # of reward models on people's labels; the width of an in
 CHANCE = 0.5
 WIDE = 0.05  # half an interval; differences between models are often smaller
 LOW = 0.70  # a ceiling that is a warning
+ALL_BUT_ALL = 0.99  # a ceiling that is none
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class CeilingAudit:
     ``without_flips`` and ``without_contradictions`` are the ceilings by the estimated rate of flips and by rows that
     say both. ``expected`` is the lowest of those that hold for the labels given. None where nothing tells.
     ``independent`` counts the comparisons that do not follow from others; ``half_width`` is that of the 95% interval
-    of an accuracy on ``held_out`` of the pairs.
+    of an accuracy on ``held_out`` of the pairs. ``score``, from 0 to 100, is the geometric mean of ``parts``.
     """
 
     agreement: Share | None
@@ -128,7 +130,7 @@ def audit_ceiling(
         independent=independent,
         held_out=held_out,
         half_width=half_width,
-        score=100 * float(np.prod([part.value for part in parts.values() if part is not None])),
+        score=_score([part.value for part in parts.values() if part is not None]),
         parts=tuple(part for part in parts.values() if part is not None),
         not_measured=tuple(name for name, part in parts.items() if part is None),
         summary=_summary(expected),
@@ -250,11 +252,20 @@ def _ceilings(
 ) -> tuple[Share | None, tuple[float, float] | None, Share | None]:
     if agreement is None or agreement.value is None or agreement.low is None or agreement.high is None:
         return None, None, None
-    ends = (agreement.value, agreement.low, agreement.high)
     what = "By the agreement of two people, hardness spread as a symmetric beta distribution."
-    single = Share(*map(ceiling_of, ends), agreement.n, "Ceiling against one person's label", what)
-    majority = Share(
-        *(ceiling_of_majority(end, voters) for end in ends), agreement.n, "Ceiling against the majority's label", what
+    single, majority = (
+        Share(
+            ceiling(agreement.value),
+            ceiling(agreement.low),
+            ceiling(agreement.high),
+            agreement.n,
+            f"Ceiling against {whose} label",
+            what,
+        )
+        for whose, ceiling in (
+            ("one person's", ceiling_of),
+            ("the majority's", partial(ceiling_of_majority, voters=voters)),
+        )
     )
     return single, ceiling_bounds(agreement.value), majority
 
@@ -302,6 +313,11 @@ def _parts(
     return {name: None if value is None else Part(name, *value) for name, value in values.items()}
 
 
+def _score(parts: Sequence[float]) -> float:
+    """Their geometric mean, of 100: one bad part cannot be made up for, and a part not measured changes no scale."""
+    return 100 * float(np.prod(parts)) ** (1 / len(parts))
+
+
 def _above_chance(accuracy: float) -> float:
     return min(1.0, max(0.0, 2 * (accuracy - CHANCE)))
 
@@ -332,6 +348,8 @@ def _ceiling_finding(found: CeilingAudit) -> list[Finding]:
                 remedy="Have 200 pairs labelled by two more people, or audit 50 by hand.",
             )
         ]
+    if expected.value > ALL_BUT_ALL:
+        return []
     bounds = found.single_label_bounds
     between = f" One person's labels allow {bounds[0]:.1%} to {bounds[1]:.1%}." if bounds else ""
     return [
@@ -351,6 +369,7 @@ def _ceiling_finding(found: CeilingAudit) -> list[Finding]:
 def _power_finding(found: CeilingAudit) -> list[Finding]:
     if found.half_width <= WIDE:
         return []
+    independent = round(found.held_out * found.independent / max(1, found.pairs))
     return [
         Finding(
             id="weak-test",
@@ -359,7 +378,8 @@ def _power_finding(found: CeilingAudit) -> list[Finding]:
             what="Differences smaller than the interval are luck.",
             evidence=(
                 f"An accuracy near {USUAL_ACCURACY:.0%} on {count_of(found.held_out, 'held-out pair')} is known to "
-                f"{100 * found.half_width:.1f} points either way."
+                f"{100 * found.half_width:.1f} points either way: they hold about "
+                f"{count_of(independent, 'independent comparison')}."
             ),
             rows=(),
             remedy="Hold out more prompts, compare models on the same pairs, or use k-fold evaluation.",

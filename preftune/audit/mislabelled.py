@@ -104,7 +104,10 @@ def _judged(pairs: Sequence[Pair], prompts: Ints, margins: Floats, seed: int) ->
         suspects=tuple(pairs[row].id for row in suspects),
         top=tuple(_top(flips, margins[ranked[:size]]) for size in TOPS if size <= len(pairs)),
     )
-    shown = suspects if len(suspects) else ranked[:BY_HAND]
+    is_clear = found.rate is not None and found.rate.low is not None and found.rate.low > CLEARLY
+    shown = suspects if len(suspects) or not is_clear else ranked[:BY_HAND]
+    if not len(shown):
+        return replace(found, findings=(_none_named(found),))
     expected = _top(flips, margins[shown])
     return replace(found, findings=(_suspicion(found, [pairs[row] for row in shown], expected, probabilities[shown]),))
 
@@ -166,26 +169,42 @@ def _unknown(evidence: str) -> Finding:
     )
 
 
-def _suspicion(found: MislabelledAudit, shown: Sequence[Pair], expected: Share, probabilities: Floats) -> Finding:
+def _none_named(found: MislabelledAudit) -> Finding:
+    return Finding(
+        id="mislabelled-none-named",
+        severity="info",
+        title="No single label stands out as wrong",
+        what="No pair is likelier flipped than not, by models that never saw it and other comparisons of its answers.",
+        evidence=_estimate(found),
+        rows=(),
+        remedy=f"Audit {BY_HAND} random pairs by hand (--sample {BY_HAND}) to see errors that follow no rule.",
+        share=found.rate,
+    )
+
+
+def _estimate(found: MislabelledAudit) -> str:
     rate = found.rate
     assert rate is not None
-    is_clear = rate.low is not None and rate.low > CLEARLY
-    named = (
-        f"{count_of(len(found.suspects), 'pair')} likelier flipped than not"
-        if found.suspects
-        else (f"No single pair is likelier flipped than not; the {len(shown)} most suspicious are named")
-    )
-    evidence = (
-        f"{named}: {expected.value:.0%} of them are expected to be ({expected.low:.0%} to {expected.high:.0%}). "
+    return (
         f"Of all {found.pairs:,} labels {rate.value:.1%} (95% interval {rate.low:.1%} to {rate.high:.1%}) are "
         f"estimated to be flipped. Held-out evidence agrees with {found.accuracy.value:.1%}."
     )
+
+
+def _suspicion(found: MislabelledAudit, shown: Sequence[Pair], expected: Share, probabilities: Floats) -> Finding:
+    rate = found.rate
+    named = (
+        f"{count_of(len(found.suspects), 'pair')} likelier flipped than not"
+        if found.suspects
+        else f"No single pair is likelier flipped than not; the {len(shown)} most suspicious are named"
+    )
+    promised = f"{expected.value:.0%} of them are expected to be ({expected.low:.0%} to {expected.high:.0%})"
     return Finding(
         id="mislabelled-pairs",
-        severity="warning" if is_clear else "info",
+        severity="warning" if rate is not None and rate.low is not None and rate.low > CLEARLY else "info",
         title="Labels that held-out evidence contradicts",
         what="Models that never saw these rows, or other comparisons of the same answers, prefer the rejected side.",
-        evidence=evidence,
+        evidence=f"{named}: {promised}. {_estimate(found)}",
         rows=tuple(pair.id for pair in shown),
         remedy=(
             f"Audit {BY_HAND} random pairs by hand to confirm the rate; then leave out the pairs less than 70% sure "

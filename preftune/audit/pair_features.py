@@ -55,7 +55,7 @@ FORMS: Final[dict[str, Callable[[str], float]]] = {
     "refusal": lambda text: float(is_refusal(text)),
     "long words": lambda text: _mean_word(text),
     "repetition": lambda text: _repetition(text),
-    "closed": lambda text: float(text.rstrip()[-1:] in _ENDS),
+    "finished ending": lambda text: float(text.rstrip()[-1:] in _ENDS),
 }
 """What an answer looks like, whatever it says; all but ``length`` are also kept out of a judgement of content."""
 
@@ -120,10 +120,12 @@ def _hashed_differences(pairs: Sequence[Pair], **counted: Any) -> Any:
     from sklearn.preprocessing import normalize
 
     texts, chosen, rejected = _answers(pairs)
-    hashing = HashingVectorizer(n_features=HASHES, alternate_sign=False, norm=None, dtype=np.float32, **counted)
-    counts = hashing.transform([*texts, ""])  # the empty one keeps scikit-learn content where there are no pairs
+    options: dict[str, Any] = {"n_features": HASHES, "alternate_sign": False, "norm": None, "dtype": np.float32}
+    counts: Any = HashingVectorizer(**options, **counted).transform(
+        [*texts, ""]
+    )  # the empty one keeps scikit-learn content where there are no pairs
     counts.data = np.log1p(counts.data)
-    rows = normalize(counts, copy=False)
+    rows: Any = normalize(counts, copy=False)
     return rows[chosen] - rows[rejected]
 
 

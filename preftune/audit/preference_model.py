@@ -46,12 +46,11 @@ def cross_fitted_margins(pairs: Sequence[Pair], prompts: NDArray[Any], folds: in
     draw = np.random.default_rng([seed, 1])
     margins = np.empty(len(pairs))
     for fold in range(folds):
-        held_out = np.flatnonzero(fold_of == fold)
-        rest = np.flatnonzero(fold_of != fold)
+        held_out, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
         if len(rest) > TRAINED_PAIRS:
             rest = np.sort(draw.choice(rest, TRAINED_PAIRS, replace=False))
-        model = fit([pairs[row] for row in rest])
-        margins[held_out] = _checked(model([pairs[row] for row in held_out]), len(held_out))
+        model = fit([pairs[row] for row in rest.tolist()])
+        margins[held_out] = _checked(model([pairs[row] for row in held_out.tolist()]), len(held_out))
     return margins
 
 

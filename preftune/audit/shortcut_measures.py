@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,9 @@ class Opening:
     rows: tuple[str, ...]
 
 
+Tested = TypeVar("Tested", Rule, Slice, Opening)
+
+
 def share_of_more(differences: Floats, prompts: Ints, title: str, explanation: str) -> Share:
     """How often the side that has more of something is chosen, where the sides differ in it."""
     differ = differences != 0
@@ -91,14 +94,14 @@ def rules_of(forms: Floats, prompts: Ints, seed: int) -> tuple[Rule, ...]:
     coefficients = wald_coefficients(_standardised(forms[:, present]), prompts)
     names = list(FORMS)
     folds = folds_by_cluster(prompts, FOLDS, seed)
-    found, chances = [], []
+    rules: list[Rule] = []
     for column, coefficient in zip(present, coefficients, strict=True):
         differences = forms[:, column]
         what = f"The side with more of it ({names[column]}) is chosen; pairs whose sides do not differ are left out."
         wins = share_of_more(differences, prompts, f"More {names[column]} wins", what)
-        chances.append(_chance_of_half(differences, prompts))
-        found.append((names[column], wins, _accuracy_alone(differences, prompts, folds, names[column]), coefficient))
-    rules = [Rule(*parts, p) for parts, p in zip(found, _corrected(chances), strict=True)]
+        alone = _accuracy_alone(differences, prompts, folds, names[column])
+        rules.append(Rule(names[column], wins, alone, coefficient, _chance_of_half(differences, prompts)))
+    rules = _corrected(rules)
     return tuple(sorted(rules, key=lambda rule: -(rule.alone.value or 0.0)))
 
 
@@ -120,17 +123,15 @@ def accuracy_together(forms: Floats, prompts: Ints, seed: int) -> Share:
 def slices_of(pairs: Sequence[Pair], lengths: Floats, prompts: Ints, by: Sequence[str]) -> tuple[Slice, ...]:
     """Where in the data the longer answer wins more, or less, often than in the rest; the clearest first."""
     differ = lengths != 0
-    found, chances = [], []
+    slices: list[Slice] = []
     for field, values in _fields(pairs, lengths, by).items():
         for value in _commonest(values[differ]):
             inside, outside = differ & (values == value), differ & (values != value)
             if min(inside.sum(), outside.sum()) < FEWEST_IN_SLICE:
                 continue
-            shares = [_longer(lengths, prompts, rows, f"{field}: {value}") for rows in (inside, outside)]
-            found.append((field, value, *shares))
-            chances.append(_chance_of_same(lengths, prompts, inside, outside))
-    slices = [Slice(*parts, p) for parts, p in zip(found, _corrected(chances), strict=True)]
-    return tuple(sorted(slices, key=lambda one: one.p))
+            here, elsewhere = (_longer(lengths, prompts, rows, f"{field}: {value}") for rows in (inside, outside))
+            slices.append(Slice(field, value, here, elsewhere, _chance_of_same(lengths, prompts, inside, outside)))
+    return tuple(sorted(_corrected(slices), key=lambda one: one.p))
 
 
 def first_shown(pairs: Sequence[Pair], prompts: Ints) -> tuple[Share, float | None]:
@@ -157,20 +158,21 @@ def openings_of(pairs: Sequence[Pair], prompts: Ints) -> tuple[Opening, ...]:
         if chosen != rejected:
             sides[chosen].append((row, 1.0))
             sides[rejected].append((row, -1.0))
-    found, chances = [], []
+    openings: list[Opening] = []
     for text, uses in sides.items():
         if len(uses) < FEWEST_OPENINGS or not text:
             continue
         rows, signs = np.array([row for row, _ in uses]), np.array([sign for _, sign in uses])
         wins = share_of_more(signs, prompts[rows], f"“{text} …” wins", "Pairs in which one side alone begins so.")
-        found.append((text, wins, tuple(pairs[row].id for row in rows)))
-        chances.append(_chance_of_half(signs, prompts[rows]))
-    openings = [Opening(text, wins, p, ids) for (text, wins, ids), p in zip(found, _corrected(chances), strict=True)]
-    return tuple(sorted(openings, key=lambda opening: opening.p))
+        ids = tuple(pairs[row].id for row, _ in uses)
+        openings.append(Opening(text, wins, _chance_of_half(signs, prompts[rows]), ids))
+    return tuple(sorted(_corrected(openings), key=lambda opening: opening.p))
 
 
-def _corrected(chances: Sequence[float]) -> list[float]:
-    return [float(p) for p in holm(np.array(chances, dtype=np.float64))]
+def _corrected(tested: list[Tested]) -> list[Tested]:
+    """The same with Holm's p for as many as were tested."""
+    corrected = holm(np.array([one.p for one in tested], dtype=np.float64))
+    return [replace(one, p=float(p)) for one, p in zip(tested, corrected, strict=True)]
 
 
 def _standardised(forms: Floats) -> Floats:

@@ -70,7 +70,7 @@ class SegmentMasks:
 def _is_worth_blocks(segment: Segment) -> bool:
     prompt, completions = segment.prompt, segment.completions
     scores = prompt**2 + sum(one * (prompt + one) for one in completions)
-    fits = 0 < min(completions, default=0) and prompt + max(completions) <= DENSE_LENGTH
+    fits = min(completions, default=0) > 0 and prompt + max(completions) <= DENSE_LENGTH
     return len(completions) >= BLOCKS and fits and scores <= WORTH_BLOCKS * segment.length**2
 
 

@@ -91,7 +91,7 @@ def test_independent_comparisons_are_answers_less_one() -> None:
     assert "dependent-pairs" in [finding.id for finding in copies.findings]
 
 
-def test_the_score_is_the_product_of_its_parts() -> None:
+def test_the_score_is_the_geometric_mean_of_its_parts() -> None:
     together = Share(0.6, 0.5, 0.7, 1000, "", "")
     audit = audit_ceiling(
         distinct(1000),
@@ -103,7 +103,7 @@ def test_the_score_is_the_product_of_its_parts() -> None:
     assert parts == pytest.approx(
         {"labels": 0.8, "usable": 0.8, "distinct": 1.0, "power": 1 - audit.half_width / 0.2, "content": 0.8}
     )
-    assert audit.score == pytest.approx(100 * np.prod(list(parts.values())))
+    assert audit.score == pytest.approx(100 * np.prod(list(parts.values())) ** (1 / 5))
     assert audit.not_measured == ()
     assert audit_ceiling(distinct(1000)).not_measured == ("labels", "usable", "content")
 

@@ -66,7 +66,8 @@ def test_clean_labels_are_not_accused() -> None:
     audit = audit_mislabelled(made(600, seed=1)[0])
     assert audit.can_tell and audit.rate is not None
     assert audit.rate.low < 0.01 and audit.rate.high < 0.06 and len(audit.suspects) <= 6
-    assert [finding.severity for finding in audit.findings] == ["info"]
+    assert {finding.severity for finding in audit.findings} == {"info"}
+    assert all(set(finding.rows) <= set(audit.suspects) for finding in audit.findings)
 
 
 def test_labels_without_a_rule_cannot_be_told() -> None:

@@ -35,7 +35,11 @@ def test_swapped_sides_change_every_sign() -> None:
 def test_forms_are_counted() -> None:
     found = {name: round(float(np.expm1(form(LISTED)))) for name, form in FORMS.items() if name in _COUNTS}
     assert found == _COUNTS
-    assert FORMS["refusal"](LISTED) == 0 and FORMS["closed"](LISTED) == 1 and FORMS["closed"]("It stops in the") == 0
+    assert (
+        FORMS["refusal"](LISTED) == 0
+        and FORMS["finished ending"](LISTED) == 1
+        and FORMS["finished ending"]("It stops in the") == 0
+    )
     assert FORMS["repetition"]("good good bad") == pytest.approx(1 / 3)
     assert all(form("") == 0 for form in FORMS.values())
 
