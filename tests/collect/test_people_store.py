@@ -122,16 +122,18 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from tests.collect.test_people_store import hand_and_answer, items
 from preftune.collect.people_store import open_store
 with open_store(Path(sys.argv[1]), seed=0) as store:
-    store.take_in(items(400))
+    store.take_in(items(1000))
     numbers = store.numbers(is_gold=False)
     begin = int(sys.argv[2])
-    for place in range(begin, 400):
+    for place in range(begin, 1000):
         hand_and_answer(store, numbers[place], "ann", "first", f"request-{place}")
         print(place, flush=True)  # acknowledged
+        time.sleep(0.002)  # four lives of 0.2 seconds do not reach the last row, however fast the disk
 """
 
 
