@@ -164,6 +164,7 @@ def between_markers(text: str, name: str, body: str) -> str:
 
 def main() -> None:
     """Rewrites the README from all results; a part whose markers it lacks is left out, and said."""
+    from benchmarks.data import data_tables
     from benchmarks.family import section
     from benchmarks.grpo import grpo_tables
     from benchmarks.online_runs import section as online_section
@@ -179,6 +180,7 @@ def main() -> None:
         ("grpo", "grpo-*.json", grpo_tables),
         ("ppo_memory", "ppo-memory*.json", memory_table),
         ("online_runs", "online-runs*.json", online_section),
+        ("data", "data-*.json", data_tables),
     ):
         text = readme.read_text(encoding="utf-8")
         if f"<!-- {name}: begin -->" not in text:

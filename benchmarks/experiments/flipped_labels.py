@@ -57,6 +57,11 @@ SETTINGS = {
     "trained": list(TRAINED),
 }
 
+_RATES_TOLD: Final = (
+    f"**Other shares of flips**: estimate and its 95% interval, means over {RATED_SEEDS} seeds; in brackets confident "
+    "learning's."
+)
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
@@ -226,6 +231,7 @@ def tables(result: Result) -> str:
     audits = [run for run in result["runs"] if run["part"] == "audit"]
     training = [run for run in result["runs"] if run["part"] == "training"]
     rankings = [run for run in audits if run["ranking"] != "calibration"]
+    rates = [run for run in result["runs"] if run["part"] == "rate"]
     parts = [
         about(result, "flipped_labels"),
         f"**Audit.** A fifth of the labels flipped; means over {len(result['seeds'])} seeds with 95% intervals. "
@@ -235,9 +241,7 @@ def tables(result: Result) -> str:
         "**What the audit says of itself**, means over seeds. *Suspects* are likelier flipped than not; *expected* is "
         "what their probabilities promise for the first 100 rows.",
         _calibration_table([run for run in audits if run["ranking"] == "calibration"]),
-        f"**Other shares of flips**: estimate and its 95% interval, means over {RATED_SEEDS} seeds; in brackets "
-        "confident learning's.",
-        _rate_table([run for run in result["runs"] if run["part"] == "rate"]),
+        *([_RATES_TOLD, _rate_table(rates)] if rates else []),
         "**Training.** Accuracy on clean held-out prompts, %:",
         _training_table(training),
         "*Won back* is the share of what the flips cost; a ratio of means.",

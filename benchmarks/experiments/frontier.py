@@ -63,8 +63,8 @@ EPOCHS = 2
 STEPS = 300
 BETAS: Final[dict[str, Sequence[float]]] = {
     "DPO": (0.05, 0.1, 0.3, 1.0, 3.0),
-    "PPO, learned reward": (0.1, 0.2, 0.4, 0.8),
-    "PPO, true reward": (0.1, 0.2, 0.4, 0.8),
+    "PPO, learned reward": (0.1, 0.3, 0.8),
+    "PPO, true reward": (0.1, 0.3, 0.8),
     "SFT on the chosen": (0.0,),
 }
 KLS = (0.5, 1.0, 1.5, 2.0, 3.0)  # nats, at which the contenders are compared

@@ -6,9 +6,10 @@ A question has one right and one wrong answer; after the answer any number of do
 The model starts with right answers to a third of the questions' draws and a length that knows nothing of right and
 wrong. Where each completion's loss is divided by its own length (``loss_type="grpo"``), a long wrong answer is
 discouraged less for each of its tokens than a short one, and a long right one encouraged less: wrong answers are to
-grow, right ones to shrink (Liu et al. 2025, arXiv:2503.20783, section 3.1). With one divisor for all (``dr_grpo``,
-``dapo``) an answer's length is worth nothing, and is to stay. A seed draws the right answers, the model and the
-completions.
+grow longer than right ones (Liu et al. 2025, arXiv:2503.20783, section 3.1). With one divisor for all (``dr_grpo``,
+``dapo``) an answer's length is worth nothing, and wrong and right ones are to stay alike. A price of the KL (``beta``)
+keeps errors in the world: without wrong answers nothing pulls at their length. A seed draws the right answers, the
+model and the completions.
 """
 
 from __future__ import annotations
@@ -41,16 +42,18 @@ from preftune.rollout.sample import sample
 QUESTIONS, ANSWERS = "abcdefghijklmnop", "XY"
 RIGHT_AT_FIRST, DOTS_AT_FIRST, LONGEST = 1 / 3, 6, 32
 DEMONSTRATIONS, SFT_EPOCHS, SFT_RATE = 4000, 4, 5e-3
-GROUP, PROMPTS_A_STEP, STEPS = 8, 16, 200
+GROUP, PROMPTS_A_STEP, STEPS = 8, 16, 300
 LOGGED_EVERY = 20
 PROBES = 64  # continuations of each question with each answer
 LOSSES: Final = {"grpo": 1e-3, "dr_grpo": 1e-3, "dapo": 1e-3}  # and their learning rates
-STAYS = 0.1
+BETA = 0.5
+STAYS, SAME_ACCURACY = 0.1, 0.02
 SETTINGS = {
     "demonstrations": DEMONSTRATIONS,
     "num_generations": GROUP,
     "prompts_a_step": PROMPTS_A_STEP,
     "steps": STEPS,
+    "beta": BETA,
     "learning_rates": LOSSES,
 }
 
@@ -126,7 +129,7 @@ def trained(
             per_device_train_batch_size=GROUP * PROMPTS_A_STEP,
             gradient_accumulation_steps=1,
             max_completion_length=LONGEST,
-            beta=0.0,
+            beta=BETA,
             learning_rate=LOSSES[loss],
             max_steps=steps,
             seed=seed,
@@ -177,14 +180,17 @@ def make_policy(seed: int) -> Any:
 
 
 def claims(runs: Sequence[Run]) -> list[Claim]:
-    """Wrong answers grow where lengths divide, and stay within a tenth where they do not; equal accuracy."""
-    found = []
-    growth = {loss: _growth(runs, loss) for loss in LOSSES}
-    n = len(growth["grpo"])
-    found.append(claim_above("grpo: wrong answers grow by more than a tenth", growth["grpo"], [STAYS] * n))
+    """Wrong answers end longer than right ones where lengths divide, and only there; accuracy is the same."""
+    excess = {loss: _excess(runs, loss) for loss in LOSSES}
+    n = len(excess["grpo"])
+    found = [claim_above("grpo: wrong answers end longer than right ones by over a tenth", excess["grpo"], [STAYS] * n)]
     for loss in ("dr_grpo", "dapo"):
-        found.append(claim_above(f"{loss}: they stay within a tenth", [STAYS] * n, [abs(one) for one in growth[loss]]))
-        found.append(claim_above(f"they grow more under grpo than under {loss}", growth["grpo"], growth[loss]))
+        apart = [abs(one) for one in excess[loss]]
+        found.append(claim_above(f"{loss}: they end within a tenth of each other", [STAYS] * n, apart))
+        found.append(claim_above(f"the excess is larger under grpo than under {loss}", excess["grpo"], excess[loss]))
+    for loss in ("dr_grpo", "dapo"):
+        apart = [abs(one - other) for one, other in zip(_accuracy(runs, "grpo"), _accuracy(runs, loss), strict=True)]
+        found.append(claim_above(f"grpo and {loss} end within 2 points of accuracy", [SAME_ACCURACY] * n, apart))
     return found
 
 
@@ -194,9 +200,9 @@ def tables(result: Result) -> str:
     parts = [
         about(result, "length_bias"),
         f"{settings['steps']} steps of {settings['prompts_a_step']} questions with {settings['num_generations']} "
-        f"completions each; means over {len(result['seeds'])} seeds with 95% intervals.",
+        f"completions each, beta {settings['beta']:g}; means over {len(result['seeds'])} seeds with 95% intervals.",
         _length_table(runs),
-        claims_table(claims(runs), 1, 100, "% of the length at first"),
+        claims_table(claims(runs), 1, 100, "%"),
     ]
     return "\n\n".join(parts)
 
@@ -216,9 +222,14 @@ def plot(result: Result) -> Sequence[Panel]:
     return panels
 
 
-def _growth(runs: Sequence[Run], loss: str) -> list[float]:
-    paths = figures(runs, "path", loss=loss)
-    return [path[-1]["length_wrong"] / path[0]["length_wrong"] - 1 for path in paths]
+def _excess(runs: Sequence[Run], loss: str) -> list[float]:
+    """By what share wrong answers are longer than right ones at the end."""
+    ends = [path[-1] for path in figures(runs, "path", loss=loss)]
+    return [end["length_wrong"] / end["length_right"] - 1 for end in ends]
+
+
+def _accuracy(runs: Sequence[Run], loss: str) -> list[float]:
+    return [path[-1]["accuracy"] for path in figures(runs, "path", loss=loss)]
 
 
 def _length_table(runs: Sequence[Run]) -> str:

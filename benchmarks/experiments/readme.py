@@ -14,6 +14,7 @@ from benchmarks.experiments import (
     arithmetic,
     bandit,
     enumerable,
+    flipped_labels,
     group_size,
     kto_imbalance,
     label_noise,
@@ -34,6 +35,7 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "arithmetic": arithmetic.tables,
     "group-size": group_size.tables,
     "over-optimisation": over_optimisation.tables,
+    "flipped-labels": flipped_labels.tables,
 }
 PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
     "enumerable": enumerable.plot,

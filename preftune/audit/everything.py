@@ -194,7 +194,14 @@ def _texts(material: Material, _: Mapping[str, Any]) -> Any:
 def _near_duplicates(material: Material, _: Mapping[str, Any]) -> Any:
     from preftune.audit.near_duplicates import audit_near_duplicates
 
-    return audit_near_duplicates(material.pairs)
+    if material.scan.kind != "pair" or len(material.places) <= LOOKED_AT:
+        return audit_near_duplicates(material.pairs)
+    places, ids = material.places, material.scan.columns.ids
+    return audit_near_duplicates(  # all of a large set: no more than a block of texts is held
+        _in_turn(material),
+        ids=[ids[place] for place in places.tolist()],
+        look_up=lambda numbers: material.pairs_at(places[list(numbers)]),
+    )
 
 
 def _leakage(material: Material, _: Mapping[str, Any]) -> Any:

@@ -156,6 +156,18 @@ def test_much_data_is_looked_at_in_part_and_it_is_said() -> None:
     assert "sample" not in audit(data, look_at=None, only=["near-duplicates"]).as_dict()
 
 
+def test_near_duplicates_read_in_turn_are_those_of_pairs_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = rows(120)
+    for place in (40, 90):
+        data[place] = data[place - 30] | {"id": f"again {place}"}
+    held = audit(data, only=["near-duplicates"], look_at=None).sections["near-duplicates"]
+    monkeypatch.setattr(everything, "LOOKED_AT", 50)
+    monkeypatch.setattr(everything, "BLOCK", 32)
+    in_turn = audit(data, only=["near-duplicates"], look_at=None).sections["near-duplicates"]
+    assert in_turn == held
+    assert in_turn.repeats.value == pytest.approx(2 / 120)
+
+
 def test_the_basic_finding_on_all_rows_stands_before_that_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     class Found:
         findings = (Finding("contradictions", "info", "of the sample", "", "", (), ""),)

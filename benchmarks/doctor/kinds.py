@@ -1,0 +1,233 @@
+"""The kinds of runs: healthy ones of several methods, and one kind for each failure, with who should notice it.
+
+Healthy runs differ: a seed also draws the learning rate, the schedule, beta, how much is wrong in the labels and how
+often is logged. A broken run is a healthy one with one thing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from benchmarks.doctor import broken
+from benchmarks.doctor.letters import (
+    LETTERS,
+    generator,
+    learned_proxy,
+    letters_of,
+    near_twins,
+    pairs_of,
+    prompts_of,
+    start_of,
+    untaught,
+)
+from benchmarks.doctor.running import Plan, with_figures
+
+STEPS, BATCH = 160, 32
+WINDOWS, PROMPTS, GROUP = 100, 8, 8
+RATES: Final = {"dpo": 1e-3, "ipo": 1e-3, "simpo": 1e-3, "kto": 1e-3, "reward": 1e-3, "ppo": 1e-3, "grpo": 2e-3}
+HELD_OUT = 200
+LONGEST_DRAWN = 24
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``plan(seed)`` makes a run; ``caught_by`` are the detectors of which one must fire, none for a healthy kind.
+
+    ``asked`` is False for what is shown beside the promise: failures too mild to promise anything.
+    """
+
+    name: str
+    plan: Callable[[int], Plan]
+    caught_by: tuple[str, ...] = ()
+    said: str = ""
+    asked: bool = True
+
+    @property
+    def is_healthy(self) -> bool:
+        return not self.caught_by
+
+
+def on_pairs(method: str, seed: int, /, n: int = 2400, wrong: float | None = None, **settings: Any) -> Plan:
+    """A healthy run on pairs: about two epochs at most, few labels wrong."""
+    draw, world = generator(seed, f"vary {method}"), letters_of(seed)
+    drawn = {
+        "learning_rate": RATES[method] * 2 ** draw.uniform(-1, 1),
+        "lr_scheduler_type": str(draw.choice(["linear", "cosine", "constant_with_warmup"])),
+        "warmup_steps": int(draw.choice([0, 16])),
+        "logging_steps": int(draw.choice([1, 2, 4])),
+        "per_device_train_batch_size": BATCH,
+    }
+    beta = float(draw.choice([0.05, 0.1, 0.2]))
+    noise = float(draw.choice([0.0, 0.03, 0.06])) if wrong is None else wrong
+    if method == "simpo":
+        drawn |= {"beta": 2.0}
+    elif method == "ipo":
+        drawn |= {"beta": 2 * beta}
+    elif method == "reward":
+        drawn |= {"group_by_prompt": False}
+    else:
+        drawn |= {"beta": beta}
+    return Plan(
+        method,
+        {"max_steps": STEPS, **drawn, **settings},
+        pairs_of(world, n, "pairs", noise),
+        pairs_of(world, HELD_OUT, "held out", noise),
+        prepare=_with_figures(method),
+    )
+
+
+def by_reward(method: str, seed: int, /, windows: int = WINDOWS, **settings: Any) -> Plan:
+    """A healthy run on rewards: the reward is the gold score, and the KL from the start has a price."""
+    draw, world = generator(seed, f"vary {method}"), letters_of(seed)
+    drawn: dict[str, Any] = {
+        "learning_rate": RATES.get(method, RATES["grpo"]) * 2 ** draw.uniform(-1, 1),
+        "lr_scheduler_type": str(draw.choice(["linear", "cosine", "constant"])),
+        "logging_steps": int(draw.choice([1, 2])),
+        "per_device_train_batch_size": PROMPTS * GROUP,
+        "per_device_eval_batch_size": PROMPTS * GROUP,
+        "gradient_accumulation_steps": 1,
+        "max_completion_length": LONGEST_DRAWN,
+        "max_steps": windows,
+    }
+    price = float(draw.choice([0.05, 0.1, 0.2]))
+    if method == "ppo":
+        drawn |= {"kl_coef": price, "num_ppo_epochs": 2, "max_steps": 2 * windows, "logging_steps": 2}
+    else:
+        drawn |= {"num_generations": GROUP, "beta": price}
+    return Plan(
+        method,
+        {**drawn, **settings},
+        [{"prompt": prompt} for prompt in prompts_of(seed, 400, "asked")],
+        reward=lambda prompt, answer: world.gold(answer),
+        gold=world.gold,
+    )
+
+
+def _with_figures(method: str) -> Callable[..., Any] | None:
+    """What prepares a method on pairs with a figure more."""
+    if method not in ("dpo", "ipo", "simpo"):
+        return None
+
+    def prepare(context: Any) -> Any:
+        from preftune.methods.dpo import dpo_method
+        from preftune.methods.pair_run import prepare_pairs
+        from preftune.methods.simpo import cpo_method
+
+        of = cpo_method if method == "simpo" else dpo_method
+        return prepare_pairs(context, with_figures(of(context.config)))
+
+    return prepare
+
+
+def _solved(seed: int) -> Plan:
+    """A task that can be solved: the right answer starts with a vowel; in the end every answer is right."""
+    plan = by_reward("grpo", seed, beta=0.0)
+    return replace(plan, reward=lambda prompt, answer: float(answer[:1] in tuple("aeiou")), gold=None)
+
+
+def _hacked(method: str, seed: int, hides: frozenset[str] = frozenset()) -> Plan:
+    free = {"kl_coef": 0.0} if method == "ppo" else {"beta": 1e-6}
+    plan = by_reward(method, seed, learning_rate=2e-3, **free)
+    proxy = learned_proxy(letters_of(seed), 200)
+    return replace(plan, reward=lambda prompt, answer: proxy(answer), hides=hides)
+
+
+def _paid_by_length(seed: int) -> Plan:
+    plan, world = by_reward("grpo", seed, beta=0.01, learning_rate=3e-3), letters_of(seed)
+    return replace(plan, reward=lambda prompt, answer: world.gold(answer) + 0.3 * len(answer))
+
+
+def _one_phrase(seed: int) -> Plan:
+    plan, world = by_reward("grpo", seed, beta=0.0, learning_rate=3e-3), letters_of(seed)
+    phrase = "".join(generator(seed, "phrase").choice(list(LETTERS), size=2))
+    return replace(plan, reward=lambda prompt, answer: world.gold(answer) + 2.0 * answer.count(phrase[0]))
+
+
+def _polarised(seed: int) -> Plan:
+    """Half of the prompts cannot be answered wrongly, the others not rightly."""
+    plan = by_reward("grpo", seed)
+    return replace(plan, reward=lambda prompt, answer: float(prompt[0] in "ABCD"), gold=None)
+
+
+def _rare(seed: int) -> Plan:
+    """A reward that one answer in ten gets, and two completions a prompt to find it."""
+    plan, world = by_reward("grpo", seed, num_generations=2, per_device_train_batch_size=16), letters_of(seed)
+    return replace(plan, reward=lambda prompt, answer: float(world.gold(answer) > 0.25), gold=None)
+
+
+def _collapsed(seed: int) -> Plan:
+    """Ten times the learning rate, nothing that holds, and a reward that soon has no more to give."""
+    plan = by_reward("grpo", seed, beta=0.0, learning_rate=1e-2, lr_scheduler_type="constant")
+    return replace(plan, reward=lambda prompt, answer: float(answer[:1] in tuple("abcdefghijklm")) + 0.0, gold=None)
+
+
+def _changed(plan: Plan, change: broken.Change) -> Plan:
+    return replace(plan, change=change)
+
+
+def _twins(seed: int) -> Plan:
+    plan, world = on_pairs("dpo", seed, learning_rate=3e-3, beta=0.1), letters_of(seed)
+    return replace(plan, train=near_twins(world, 1200, "pairs"), evaluation=near_twins(world, HELD_OUT, "held out"))
+
+
+def _other_reference(method: str, seed: int) -> Plan:
+    plan = by_reward(method, seed) if method in ("ppo", "grpo") else on_pairs(method, seed, logging_steps=1)
+    return replace(plan, ref_model=untaught(seed) if method in ("ppo", "grpo") else start_of(seed, 1.0))
+
+
+def _colder(seed: int) -> Plan:
+    return replace(by_reward("grpo", seed), within=partial(broken.drawn_colder, 0.5))
+
+
+HEALTHY: Final = tuple(
+    Kind(f"healthy-{method}", partial(on_pairs, method), said=f"{method}, pairs mostly right")
+    for method in ("dpo", "ipo", "kto", "reward")
+) + tuple(
+    Kind(f"healthy-{method}", partial(by_reward, method), said=f"{method}, the reward is gold")
+    for method in ("grpo", "ppo")
+)
+TRAPS: Final = (
+    Kind("healthy-simpo", partial(on_pairs, "simpo"), said="simpo: rewards without a reference", asked=False),
+    Kind("healthy-rloo", partial(by_reward, "rloo"), said="rloo: its KL may be below zero", asked=False),
+    Kind("healthy-solved", _solved, said="grpo, every answer right in the end", asked=False),
+)
+BROKEN: Final = (
+    Kind("hacked-grpo", partial(_hacked, "grpo"), ("D01",), "a proxy of 200 pairs, no price on the KL"),
+    Kind("hacked-ppo", partial(_hacked, "ppo"), ("D01",), "the same with PPO"),
+    Kind("hacked-blind", partial(_hacked, "grpo", hides=frozenset({"gold/score"})), ("D02",), "no gold score logged"),
+    Kind("paid-by-length", _paid_by_length, ("D03",), "longer answers earn more"),
+    Kind("cut-short", lambda seed: by_reward("grpo", seed, max_completion_length=4), ("D04",), "room for half"),
+    Kind("one-letter", _one_phrase, ("D05",), "a reward for one letter"),
+    Kind("collapsed", _collapsed, ("D06",), "learning rate x5, nothing that holds"),
+    Kind("wrong-sign", lambda seed: _changed(by_reward("grpo", seed, beta=0.0), broken.turned_round), ("D07", "D27"), ""),
+    Kind("kl-ppo", lambda seed: by_reward("ppo", seed, kl_coef=0.0, learning_rate=1e-2), ("D08",), "free KL, rate x10"),
+    Kind("other-reference-ppo", partial(_other_reference, "ppo"), ("D09", "D14"), "the reference is an untaught model"),
+    Kind("many-epochs-ppo", lambda seed: by_reward("ppo", seed, num_ppo_epochs=16, max_steps=800, learning_rate=5e-3),
+         ("D10",), "16 passes, rate x5"),
+    Kind("twins", _twins, ("D12",), "sides that differ in a letter"),
+    Kind("reference-is-policy", lambda seed: _changed(on_pairs("dpo", seed), broken.aliased_reference), ("D13",), ""),
+    Kind("reference-follows", lambda seed: _changed(on_pairs("dpo", seed), broken.averaged_reference), ("D13",), ""),
+    Kind("reference-learns", lambda seed: _changed(on_pairs("dpo", seed), broken.trained_reference), ("D13",), ""),
+    Kind("other-reference", partial(_other_reference, "dpo"), ("D14",), "the reference has read a third"),
+    Kind("polarised", _polarised, ("D15",), "half always right, half never"),
+    Kind("group-of-two", _rare, ("D16",), "two completions, a rare reward"),
+    Kind("reward-of-nothing", lambda seed: replace(by_reward("grpo", seed), reward=lambda prompt, answer: 0.0),
+         ("D18",), "the reward is always 0"),
+    Kind("reward-by-heart", lambda seed: on_pairs("reward", seed, n=100, max_steps=320), ("D19",), "100 pairs, 100 times"),
+    Kind("mislabelled-40", lambda seed: on_pairs("dpo", seed, wrong=0.4), ("D23",), "40% of the labels flipped"),
+    Kind("mislabelled-25", lambda seed: on_pairs("dpo", seed, wrong=0.25), ("D23",), "25% flipped", asked=False),
+    Kind("rate-x30", lambda seed: on_pairs("dpo", seed, learning_rate=30 * RATES["dpo"]), ("D27",), "learning rate x30"),
+    Kind("rate-x30-grpo", lambda seed: by_reward("grpo", seed, learning_rate=30 * RATES["grpo"]), ("D27",), "the same"),
+    Kind("rate-of-nothing", lambda seed: on_pairs("dpo", seed, learning_rate=1e-12), ("D28",), "learning rate 1e-12"),
+    Kind("not-finite", lambda seed: _changed(on_pairs("dpo", seed), broken.poisoned(0.05, 0.3)), ("D29",), "some rows"),
+    Kind("always-clipped", lambda seed: on_pairs("dpo", seed, max_grad_norm=1e-3), ("D30",), "clipped to 0.001"),
+    Kind("drawn-colder", _colder, ("D34",), "drawn at temperature 0.5"),
+    Kind("stale", lambda seed: by_reward("grpo", seed, num_iterations=16, max_steps=480, windows=30, learning_rate=1e-2),
+         ("D35",), "16 passes over what was drawn"),
+    Kind("kto-far", lambda seed: on_pairs("kto", seed, learning_rate=3e-2, beta=1.0), ("D38",), "rate x30, beta 1"),
+    Kind("dpo-by-heart", lambda seed: on_pairs("dpo", seed, n=100, max_steps=320), ("D39",), "100 pairs, 100 times"),
+)
+ALL: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (*HEALTHY, *TRAPS, *BROKEN)}
