@@ -80,7 +80,11 @@ def prepare(context: Context[Any]) -> Job[Any]:
     return Job(
         method="reward",
         engine=scorer.engine,
-        supply=dealt_out(context, rank(train.records, together=config.group_by_prompt)),
+        supply=dealt_out(
+            context,
+            rank(train.records, together=config.group_by_prompt),
+            size=lambda ranking: len(ranking.completions) / 2,  # a prompt's ten answers cost what five pairs do
+        ),
         compute=ranking_step(pair_losses, use_confidence=config.use_confidence),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,

@@ -146,13 +146,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout:
 
 
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: SegmentMask, scale: float) -> Tensor:
-    """The prompt's tokens among themselves, then each completion's with the prompt's keys and their own."""
-    (prompt, *queries), keys, values = (one.split(mask.parts, 1) for one in (q, k, v))
-    outputs = [_dense(prompt, keys[0], values[0], mask.biases[0], scale)]
-    for query, key, value, bias in zip(queries, keys[1:], values[1:], mask.biases[1:], strict=True):
-        seen = (torch.cat([keys[0], key], 1), torch.cat([values[0], value], 1))
-        outputs.append(_dense(query, *seen, bias, scale))
-    return torch.cat(outputs, 1)
+    with torch.autocast(q.device.type, enabled=False):
+        return _BlockAttention.apply(q, k.to(q.dtype), v.to(q.dtype), mask, scale)  # type: ignore[return-value]
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -162,31 +157,91 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
 
 
 class _DenseAttention(torch.autograd.Function):
-    """softmax(q k^T scale + bias) v of one segment or block as batched matrix products, probabilities saved.
-
-    Heads that share a key are folded into the query rows, so grouped keys are never repeated.
-    """
+    """softmax(q k^T scale + bias) v of one segment, probabilities saved."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-        heads, tokens, width = q.shape
-        groups = k.shape[0]
-        q = (q * scale).reshape(groups, heads // groups * tokens, width)
-        k, v = k.contiguous(), v.contiguous()
-        scores = torch.bmm(q, k.transpose(1, 2)).view(heads, tokens, k.shape[1])
-        probabilities = torch.softmax(scores.add_(bias), -1).view(groups, -1, k.shape[1])
+        q, k, v = _folded(q, k, scale), k.contiguous(), v.contiguous()
+        probabilities = _probabilities(q, k, bias)
         ctx.save_for_backward(q, k, v, probabilities)
         ctx.scale = scale
-        return torch.bmm(probabilities, v).view(heads, tokens, width)
+        return torch.bmm(probabilities, v).view(-1, *bias.shape[:1], v.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, probabilities = ctx.saved_tensors
-        heads, tokens, width = grad.shape
-        grad = grad.reshape(q.shape)
-        grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
-        grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
-        grad_q = torch.bmm(grad_scores, k).mul_(ctx.scale).view(heads, tokens, width)
-        grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
+        return *_gradients(grad, *ctx.saved_tensors, ctx.scale), None, None
+
+
+class _BlockAttention(torch.autograd.Function):
+    """The prompt's tokens among themselves, then each completion's with the prompt's keys and their own.
+
+    With many completions the probabilities, and the prompt's keys beside each completion's, are what an update holds
+    most of: the backward pass computes them again, a block at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: SegmentMask, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.mask, ctx.scale = mask, scale
+        output = q.new_empty(q.shape)
+        for inside, bias in _blocks(mask):
+            keys, values = _seen(k, mask, inside), _seen(v, mask, inside)
+            probabilities = _probabilities(_folded(q[:, inside], k, scale), keys, bias)
+            output[:, inside] = torch.bmm(probabilities, values).view(q.shape[0], -1, q.shape[2])
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v = ctx.saved_tensors
+        mask, prompt = ctx.mask, ctx.mask.parts[0]
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for inside, bias in _blocks(mask):
+            queries, keys, values = _folded(q[:, inside], k, ctx.scale), _seen(k, mask, inside), _seen(v, mask, inside)
+            probabilities = _probabilities(queries, keys, bias)
+            grad_q[:, inside], of_keys, of_values = _gradients(
+                grad[:, inside], queries, keys, values, probabilities, ctx.scale
+            )
+            for total, part in ((grad_k, of_keys), (grad_v, of_values)):
+                total[:, :prompt] += part[:, :prompt]
+                if inside.stop > prompt:
+                    total[:, inside] = part[:, prompt:]
         return grad_q, grad_k, grad_v, None, None
+
+
+def _blocks(mask: SegmentMask) -> Iterator[tuple[slice, Tensor]]:
+    """Where each block's queries lie, and what is added to its scores; the prompt's is the first."""
+    begin = 0
+    for part, bias in zip(mask.parts, mask.biases, strict=True):
+        yield slice(begin, begin + part), bias
+        begin += part
+
+
+def _seen(keys: Tensor, mask: SegmentMask, inside: slice) -> Tensor:
+    """The keys, or values, that a block's queries see."""
+    prompt = keys[:, : mask.parts[0]]
+    return prompt.contiguous() if inside.stop <= mask.parts[0] else torch.cat([prompt, keys[:, inside]], 1)
+
+
+def _folded(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Scaled queries; heads that share a key are folded into the rows, so grouped keys are never repeated."""
+    heads, tokens, width = q.shape
+    return (q * scale).reshape(k.shape[0], heads // k.shape[0] * tokens, width)
+
+
+def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T + bias) of folded queries."""
+    scores = torch.bmm(q, k.transpose(1, 2)).view(-1, *bias.shape)
+    return torch.softmax(scores.add_(bias), -1).view(k.shape[0], -1, k.shape[1])
+
+
+def _gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, probabilities: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of unfolded queries, keys and values."""
+    shape = grad.shape
+    grad = grad.reshape(q.shape)
+    grad_v = torch.bmm(probabilities.transpose(1, 2), grad)
+    grad_probabilities = torch.bmm(grad, v.transpose(1, 2))
+    grad_scores = torch.ops.aten._softmax_backward_data(grad_probabilities, probabilities, -1, probabilities.dtype)
+    grad_q = torch.bmm(grad_scores, k).mul_(scale).view(shape)
+    return grad_q, torch.bmm(grad_scores.transpose(1, 2), q), grad_v

@@ -63,7 +63,10 @@ def _rms_norm(module: nn.Module, eps: float, hidden_states: Tensor) -> Tensor:
 
 
 def _gated_mlp(module: Any, x: Tensor) -> Tensor:
-    return module.down_proj(_GatedSiLU.apply(module.gate_proj(x), module.up_proj(x)))
+    gate, up, down = module.gate_proj(x), module.up_proj(x), module.down_proj
+    if type(down) is nn.Linear and down.bias is None and not torch.is_autocast_enabled(x.device.type):
+        return _GatedProduct.apply(gate, up, down.weight)  # type: ignore[return-value]
+    return down(_GatedSiLU.apply(gate, up))
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -101,3 +104,22 @@ class _GatedSiLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
+
+
+class _GatedProduct(torch.autograd.Function):
+    """(silu(gate) * up) weight^T, keeping gate and up only: the matrix product's input is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(F.silu(gate).mul_(up), weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gate, up, weight = ctx.saved_tensors
+        silu = F.silu(gate)
+        grad_weight = None
+        if ctx.needs_input_grad[2]:
+            grad_weight = grad.reshape(-1, grad.shape[-1]).t() @ (silu * up).reshape(-1, up.shape[-1])
+        grad = grad @ weight
+        return torch.ops.aten.silu_backward(grad * up, gate), silu.mul_(grad), grad_weight
