@@ -86,12 +86,12 @@ def audit(
             **how,
         )
     document = found.as_dict()
+    if report is not None:  # before the screen, which a closed pipe may end
+        _write_report(document, report, data)
     for line in audit_screen(document):
         show(line)
     if rejected is not None:
         notify(f"{sum(found.basics.rejected.values()):,} rows left out are listed in {rejected}")
-    if report is not None:
-        _write_report(document, report, data)
     if file is not None and answers is None:
         document |= _judge(data, file, sample or 0, seed, how) if open_page else _tell_how(data, file, seed)
     return Outcome(document, FOUND_WRONG if strict and found.has_error else DONE)

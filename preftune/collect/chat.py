@@ -184,16 +184,26 @@ class OpenAIChat:
             fields["tools"] = [{"type": "function", "function": described}]
             fields["tool_choice"] = {"type": "function", "function": {"name": _NAME}}
         messages = [{"role": "system", "content": chat.system}, {"role": "user", "content": chat.user}]
+        body = {"model": self.model, "messages": messages, **fields, **self.extra}
         try:
-            reply = await self.endpoint.client.chat.completions.create(
-                model=self.model, messages=messages, extra_body=self.extra or None, **fields
-            )
+            reply = await completed(self.endpoint.client, body)
         except Exception as error:
             raise fault_of(self.endpoint, self.model, error) from None  # the error itself may carry the key
         return read_openai(reply, chat.marker)
 
     async def close(self) -> None:
         await self.endpoint.client.close()
+
+
+async def completed(client: Any, body: Mapping[str, Any]) -> Any:
+    """OpenAI's chat completion of this body.
+
+    ``chat.completions.create`` walks through every field of a body in search of what to rename, which is a quarter of
+    the client's work in a call.
+    """
+    from openai.types.chat import ChatCompletion
+
+    return await client.post("/chat/completions", cast_to=ChatCompletion, body=dict(body))
 
 
 def read_openai(reply: Any, marker: str | None) -> Reply:
