@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preftune import losses, mini, rewards
     from preftune.audit.everything import audit
+    from preftune.diagnose.given import diagnose_run as diagnose
     from preftune.errors import PreftuneError
+    from preftune.evaluate.everything import evaluate
     from preftune.online_trainers import (
         GRPOConfig,
         GRPOTrainer,
@@ -70,12 +72,14 @@ __all__ = [
     "SimPOConfig",
     "SimPOTrainer",
     "audit",
+    "diagnose",
+    "evaluate",
     "losses",
     "mini",
     "rewards",
 ]
 
-_MODULES = ("audit", "losses", "mini", "rewards")
+_MODULES = ("audit", "diagnose", "evaluate", "losses", "mini", "rewards")
 _ONLINE = ("GRPO", "OnlineDPO", "PPO", "RLOO")
 
 

@@ -27,7 +27,7 @@ from preftune.yaml_file import construct, dump, line_of, read_mapping, yaml_erro
 M = TypeVar("M", bound=BaseModel)
 
 # What `config.yaml` of a run says beside the settings; read again, these are passed over.
-RECORD_KEYS: Final = frozenset({"versions", "data_fingerprint", "method", "reference", "command"})
+RECORD_KEYS: Final = frozenset({"versions", "data_fingerprint", "method", "reference", "command", "parameters"})
 COMMAND_LINE: Final = "command line"
 _MISSING: Final = "Give --{name}, or a line `{name}: ...` in the config file."
 

@@ -12,52 +12,87 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from preftune.methods import pair_run
 from preftune.methods.context import Context
 from preftune.methods.job import Job
-from preftune.methods.pairs import pair_step
-from preftune.models.reference import Reference, groups_of
+from preftune.methods.references import References
+from preftune.models.reference import Reference, groups_of, starting_weights
 from preftune.training.loop import Computed
 
-Step = Callable[[nn.Module, Sequence[Any]], Computed]
-Change = Callable[[Context[Any], Job[Any]], Job[Any]]
+Prepare = Callable[[Context[Any]], Job[Any]]
+Around = Callable[[Prepare], Prepare]
+MakeReference = Callable[[Context[Any], nn.Module], tuple[nn.Module, Callable[[Sequence[Any]], None]]]
 MOVING_AVERAGE = 0.95  # what a reference keeps of itself at each step
 
 
-def aliased_reference(context: Context[Any], job: Job[Any]) -> Job[Any]:
+def with_reference(make: MakeReference) -> Around:
+    """A run on pairs with another reference: ``make`` gives it, and what is done to it after each step."""
+
+    def around(prepare: Prepare) -> Prepare:
+        def prepared(context: Context[Any]) -> Job[Any]:
+            moves: list[Callable[[Sequence[Any]], None]] = []
+
+            def choose(_: Any, engine: Any, train: Any, held_out: Any, *others: Any) -> References:
+                reference, after = make(context, engine)
+                moves.append(after)
+
+                @torch.no_grad()
+                def log_probs(items: Sequence[Any]) -> Any:
+                    return reference(groups_of(items)).sums().view(-1, 2).detach().clone()
+
+                broken = Reference("broken", log_probs, lambda: "")
+                return References(broken, lambda: log_probs(held_out), starting_weights(engine))
+
+            with patch.object(pair_run, "choose_references", choose):
+                job = prepare(context)
+
+            def compute(module: nn.Module, batch: Sequence[Any]) -> Computed:
+                computed = job.compute(module, batch)
+                moves[0](batch)
+                return computed
+
+            return replace(job, compute=compute)
+
+        return prepared
+
+    return around
+
+
+def aliased(context: Context[Any], policy: nn.Module) -> tuple[nn.Module, Callable[[Sequence[Any]], None]]:
     """The reference is the policy itself."""
-    return _with_reference(job, job.engine, lambda batch: None)
+    return policy, lambda batch: None
 
 
-def averaged_reference(context: Context[Any], job: Job[Any]) -> Job[Any]:
+def averaged(context: Context[Any], policy: nn.Module) -> tuple[nn.Module, Callable[[Sequence[Any]], None]]:
     """The reference follows the policy, as a moving average of its weights."""
-    reference = copy.deepcopy(job.engine)
+    reference = copy.deepcopy(policy)
 
     @torch.no_grad()
     def follow(batch: Sequence[Any]) -> None:
-        for own, other in zip(reference.parameters(), job.engine.parameters(), strict=True):
+        for own, other in zip(reference.parameters(), policy.parameters(), strict=True):
             own.mul_(MOVING_AVERAGE).add_(other.detach(), alpha=1 - MOVING_AVERAGE)
 
-    return _with_reference(job, reference, follow)
+    return reference, follow
 
 
-def trained_reference(context: Context[Any], job: Job[Any]) -> Job[Any]:
+def trained(context: Context[Any], policy: nn.Module) -> tuple[nn.Module, Callable[[Sequence[Any]], None]]:
     """The reference's weights are in the optimiser too: it walks away from the chosen answers as the policy nears."""
-    reference = copy.deepcopy(job.engine)
+    reference = copy.deepcopy(policy)
     optimiser = torch.optim.AdamW(reference.parameters(), lr=context.config.learning_rate)
 
     def learn(batch: Sequence[Any]) -> None:
         with torch.no_grad():
-            policy = job.engine(groups_of(batch)).sums().view(-1, 2)
-        frozen = reference(groups_of(batch)).sums().view(-1, 2)
-        margins = context.config.beta * ((policy - frozen)[:, 0] - (policy - frozen)[:, 1])
+            ours = policy(groups_of(batch)).sums().view(-1, 2)
+        ratios = ours - reference(groups_of(batch)).sums().view(-1, 2)
         optimiser.zero_grad()
-        -nn.functional.logsigmoid(margins).mean().backward()
+        loss = -nn.functional.logsigmoid(context.config.beta * (ratios[:, 0] - ratios[:, 1])).mean()
+        loss.backward()
         optimiser.step()
 
-    return _with_reference(job, reference, learn)
+    return reference, learn
 
 
-def poisoned(share: float, begin: float) -> Change:
+def poisoned(share: float, begin: float) -> Around:
     """From ``begin`` on a row of a share of the steps has a loss that is not finite."""
 
     def change(context: Context[Any], job: Job[Any]) -> Job[Any]:
@@ -75,17 +110,24 @@ def poisoned(share: float, begin: float) -> Change:
 
         return replace(job, compute=compute)
 
-    return change
+    return _changed(change)
 
 
-def turned_round(context: Context[Any], job: Job[Any]) -> Job[Any]:
+def turned_round(prepare: Prepare) -> Prepare:
     """The loss has the wrong sign."""
+    return _changed(_turned)(prepare)
 
+
+def _turned(context: Context[Any], job: Job[Any]) -> Job[Any]:
     def compute(module: nn.Module, batch: Sequence[Any]) -> Computed:
         computed = job.compute(module, batch)
         return replace(computed, loss_sum=-computed.loss_sum)
 
     return replace(job, compute=compute)
+
+
+def _changed(change: Callable[[Context[Any], Job[Any]], Job[Any]]) -> Around:
+    return lambda prepare: lambda context: change(context, prepare(context))
 
 
 @contextmanager
@@ -112,22 +154,3 @@ class _Colder:
     def sync(self) -> None:
         """As the sampler does."""
         self.sampler.sync()
-
-
-def _with_reference(job: Job[Any], reference: nn.Module, after: Callable[[Sequence[Any]], None]) -> Job[Any]:
-    """The job with another reference in training and evaluation, which ``after`` each step may move; unguarded."""
-    examiner = job.during.__self__  # type: ignore[attr-defined]
-
-    @torch.no_grad()
-    def log_probs(items: Sequence[Any]) -> Any:
-        return reference(groups_of(items)).sums().view(-1, 2).detach().clone()
-
-    step: Step = pair_step(examiner.method, Reference("broken", log_probs, lambda: ""))
-
-    def compute(module: nn.Module, batch: Sequence[Any]) -> Computed:
-        computed = step(module, batch)
-        after(batch)
-        return computed
-
-    measured = replace(examiner, reference=lambda: log_probs(examiner.pairs))
-    return replace(job, compute=compute, during=measured.during, guard=None)

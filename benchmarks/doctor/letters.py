@@ -2,8 +2,8 @@
 
 A prompt is a topic and two letters to tell prompts apart. An answer is some letters; a topic has favourites, so that
 the policy starts with habits. The gold score of an answer is the mean worth of its letters, less what is charged for
-letters said twice and for answers longer than anybody writes: a proxy that has never seen such answers does not know
-of these charges, and can be hacked.
+letters said twice and for answers longer or shorter than anybody writes: a proxy that has never seen such answers does
+not know of these charges, and can be hacked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,10 +23,10 @@ from benchmarks.experiments.small_models import NOTHING_BESIDE, character_tokeni
 TOPICS, LETTERS = "ABCDEFGH", "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, LONGEST = 5, 9  # letters of an answer
 CLEAR = 0.15  # the least difference in gold between the sides of a pair
-REPEATED, TOO_LONG = 1.5, 0.1  # what a letter said twice is charged, as a share of the answer; a letter over LONGEST
-WIDTH, LAYERS = 32, 2
-TEXTS, TEXT_EPOCHS, TEXT_RATE = 1200, 3, 1e-2
-KEPT_STARTS = 2  # in memory, with their seeds
+# What is charged for letters said twice, as a share of the answer, and for each letter too many and too few.
+REPEATED, TOO_LONG, TOO_SHORT = 1.5, 0.1, 0.25
+WIDTH, LAYERS = 32, 1
+TEXTS, TEXT_EPOCHS, TEXT_RATE = 800, 3, 1e-2
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Letters:
         if not said:
             return -1.0
         twice = 1 - len(set(said)) / len(said)
-        return float(self.worth[said].mean()) - REPEATED * max(twice - 0.2, 0.0) - TOO_LONG * max(len(said) - LONGEST, 0)
+        length = TOO_LONG * max(len(said) - LONGEST, 0) + TOO_SHORT * max(SHORTEST - len(said), 0)
+        return float(self.worth[said].mean()) - REPEATED * max(twice - 0.2, 0.0) - length
 
 
 def letters_of(seed: int) -> Letters:
@@ -51,9 +52,7 @@ def letters_of(seed: int) -> Letters:
     draw = generator(seed, "world")
     ranks = np.argsort([draw.permutation(len(LETTERS)) for _ in TOPICS], axis=1)
     habits = 1.0 / (1.0 + ranks) ** 0.9
-    return Letters(
-        seed, draw.permutation(np.linspace(-1, 1, len(LETTERS))), habits / habits.sum(axis=1, keepdims=True)
-    )
+    return Letters(seed, draw.permutation(np.linspace(-1, 1, len(LETTERS))), habits / habits.sum(axis=1, keepdims=True))
 
 
 def answers_to(world: Letters, prompts: Sequence[str], draw: np.random.Generator) -> list[str]:
@@ -69,9 +68,7 @@ def answers_to(world: Letters, prompts: Sequence[str], draw: np.random.Generator
 def prompts_of(seed: int, n: int, name: str) -> list[str]:
     """``n`` prompts like "Cxq:"."""
     draw = generator(seed, name)
-    return [
-        draw.choice(list(TOPICS)) + "".join(draw.choice(list(LETTERS), size=2)) + ":" for _ in range(n)
-    ]
+    return [draw.choice(list(TOPICS)) + "".join(draw.choice(list(LETTERS), size=2)) + ":" for _ in range(n)]
 
 
 def pairs_of(world: Letters, n: int, name: str, wrong: float = 0.0, by: Any = None) -> list[dict[str, str]]:
@@ -101,38 +98,44 @@ def near_twins(world: Letters, n: int, name: str) -> list[dict[str, str]]:
     return rows
 
 
-@lru_cache(maxsize=KEPT_STARTS)
-def _taught(seed: int, epochs: float) -> Any:
-    from preftune import SFTConfig, SFTTrainer
+def start_of(seed: int, folder: Path, epochs: float = TEXT_EPOCHS) -> str:
+    """A small Llama that answers by habit and does not know what is wanted, as a model folder below ``folder``.
+
+    With 0 epochs it has read nothing. What is there is not made again.
+    """
+    place = folder / f"start-{seed}-{epochs:g}"
+    if not place.is_dir():
+        model = small_llama(seed, len(characters()), WIDTH, LAYERS)
+        if epochs:
+            _teach(model, seed, epochs)
+        model.save_pretrained(place)
+        make_tokenizer().save_pretrained(place)
+    return str(place)
+
+
+def _teach(model: Any, seed: int, epochs: float) -> None:
+    from preftune.methods.context import Given
+    from preftune.methods.run import run
+    from preftune.methods.sft import SFTConfig, prepare
 
     world = letters_of(seed)
     prompts = prompts_of(seed, TEXTS, "texts")
-    rows = [
-        {"prompt": prompt, "completion": answer}
-        for prompt, answer in zip(prompts, answers_to(world, prompts, generator(seed, "texts")), strict=True)
-    ]
-    model = small_llama(seed, len(characters()), WIDTH, LAYERS)
+    answers = answers_to(world, prompts, generator(seed, "texts"))
+    rows = [{"prompt": prompt, "completion": answer} for prompt, answer in zip(prompts, answers, strict=True)]
     with TemporaryDirectory(prefix="doctor-start-") as folder:
         config = SFTConfig(
+            model="letters",
+            data="letters",
             output_dir=f"{folder}/run",
             num_train_epochs=epochs,
             learning_rate=TEXT_RATE,
             per_device_train_batch_size=32,
             seed=seed,
             **NOTHING_BESIDE,
+            num_completions=0,
+            dtype="float32",
         )
-        SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=make_tokenizer()).train()
-    return model
-
-
-def start_of(seed: int, epochs: float = TEXT_EPOCHS) -> Any:
-    """A small Llama that answers by habit, and does not know what is wanted; a new copy each time."""
-    return copy.deepcopy(_taught(seed, epochs))
-
-
-def untaught(seed: int) -> Any:
-    """The same before it has read anything."""
-    return small_llama(seed, len(characters()), WIDTH, LAYERS)
+        run(config, prepare, given=Given(model, copy.deepcopy(model), None, make_tokenizer(), rows))
 
 
 def make_tokenizer() -> Any:
@@ -166,4 +169,3 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
 def _counts(answer: str) -> np.ndarray:
     return np.array([answer.count(letter) for letter in LETTERS], dtype=float)
-

@@ -31,10 +31,10 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory(prefix="doctor-cache-") as cache:
         os.environ["PREFTUNE_CACHE"] = cache  # reference log-probs of these runs are of no use to anybody
-        make(options.kinds, options.seeds, options.folder, options.again)
+        make(options.kinds, options.seeds, options.folder, Path(cache), options.again)
 
 
-def make(kinds: list[str], seeds: list[int], folder: Path = RUNS, again: bool = False) -> None:
+def make(kinds: list[str], seeds: list[int], folder: Path, starts: Path, again: bool = False) -> None:
     """Every kind of every seed that is not there yet, seed after seed."""
     import torch
 
@@ -48,7 +48,7 @@ def make(kinds: list[str], seeds: list[int], folder: Path = RUNS, again: bool = 
             if seed in there.get(kind, ()):
                 continue
             begun = time.monotonic()
-            run = record(kind, seed, ALL[kind].plan(seed))
+            run = record(kind, seed, ALL[kind].plan(seed), starts)
             add_run(run, folder)
             print(f"{kind} {seed}: {time.monotonic() - begun:.1f} s, {len(run.series)} series", flush=True)
 

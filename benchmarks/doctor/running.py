@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.doctor.letters import make_tokenizer, start_of
+from benchmarks.doctor.letters import start_of
 from benchmarks.doctor.storage import Points, Recorded, curves
 from preftune.errors import PreftuneError
+from preftune.methods import policy
 from preftune.methods.context import Context, Given
 from preftune.methods.job import Job
 from preftune.methods.registry import find_method
 from preftune.methods.run import run
+from preftune.models.logprobs import LogProbEngine
 from preftune.training.metrics import read_metrics
 
 # Settings that a detector may want to know; the rest of a config is left out of the files.
-KEPT: Final = frozenset(
-    "beta loss_type label_smoothing learning_rate lr_scheduler_type warmup_steps num_generations max_steps "
-    "per_device_train_batch_size gradient_accumulation_steps logging_steps max_completion_length kl_coef kl_target "
-    "kl_estimator num_ppo_epochs num_mini_batches num_iterations steps_per_generation max_grad_norm scale_rewards "
-    "reward_weights ref_model simpo_gamma ipo_normalize rpo_alpha temperature top_p seed dtype".split()
+KEPT: Final = (
+    *(
+        "beta",
+        "loss_type",
+        "label_smoothing",
+        "rpo_alpha",
+        "simpo_gamma",
+        "ipo_normalize",
+        "ref_model",
+        "max_grad_norm",
+    ),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "logging_steps", "seed", "dtype"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations"),
+    *("steps_per_generation", "num_ppo_epochs", "num_mini_batches", "max_completion_length", "temperature", "top_p"),
+    *("kl_coef", "kl_target", "kl_estimator", "scale_rewards", "reward_weights"),
 )
 NOTHING_WRITTEN: Final[dict[str, Any]] = {
     "save_strategy": "no",
@@ -36,7 +49,7 @@ NOTHING_WRITTEN: Final[dict[str, Any]] = {
     "dtype": "float32",
     "max_length": 64,
 }
-EVALUATIONS = 12  # of a run on pairs
+EVALUATIONS = 8  # of a run on pairs
 SHOWN, SHOWN_AT = 12, 10  # samples kept, at so many moments
 
 
@@ -44,8 +57,8 @@ SHOWN, SHOWN_AT = 12, 10  # samples kept, at so many moments
 class Plan:
     """What a run is made of: settings over the defaults, data, the reward that it sees and the gold one behind it.
 
-    ``start`` and ``ref_model`` are models; ``prepare`` makes the job in the place of the method's own, ``within``
-    holds while the run goes.
+    ``prepare`` makes the job in the place of the method's own, ``around`` is
+    put around that, ``within`` holds while the run goes.
     """
 
     method: str
@@ -54,67 +67,72 @@ class Plan:
     evaluation: Sequence[Mapping[str, Any]] = ()
     reward: Callable[[str, str], float] | None = None  # of prompt and answer
     gold: Callable[[str], float] | None = None
-    start: Any = None
-    ref_model: Any = None
-    change: Callable[[Context[Any], Job[Any]], Job[Any]] = lambda context, job: job
+    ref_epochs: float | None = None  # what the reference has read, where it is not the start
+    around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda prepare: prepare
     prepare: Callable[[Context[Any]], Job[Any]] | None = None
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
     hides: frozenset[str] = field(default_factory=frozenset)  # series that are left out of the log
 
 
-def record(kind: str, seed: int, plan: Plan) -> Recorded:
-    """Makes the run and gives what is left of it; one that its own checks stopped has the log up to there."""
-    method = find_method(plan.method)
+def record(kind: str, seed: int, plan: Plan, starts: Path) -> Recorded:
+    """Makes the run and gives what is left of it; one that its own checks stopped has the log up to there.
+
+    ``starts`` is where models to start from are kept.
+    """
     window = _Window(plan)
     is_online = plan.reward is not None
     begun = time.monotonic()
-    with TemporaryDirectory(prefix="doctor-run-") as folder:
-        settings = {
-            "model": "letters",
-            "data": "letters",
-            "output_dir": f"{folder}/run",
-            "seed": seed,
-            **NOTHING_WRITTEN,
-            **_evaluations(plan, is_online),
-            **plan.settings,
-        }
-        config = method.config_class().model_validate(settings)
-        start = start_of(seed) if plan.start is None else plan.start
-        given = Given(
-            start,
-            copy.deepcopy(start),
-            plan.ref_model,
-            make_tokenizer(),
-            list(plan.train),
-            list(plan.evaluation) or None,
-            rewards=[window.reward] if is_online else (),
-        )
-
-        def prepare(context: Context[Any]) -> Job[Any]:
-            return plan.change(context, (plan.prepare or method.prepare())(context))
-
+    with (
+        TemporaryDirectory(prefix="doctor-run-") as folder,
+        patch.object(policy, "_engine", _quick_engine),
+        plan.within(),
+    ):
+        config = _config(plan, seed, Path(folder) / "run", starts)
+        rewards = [window.reward] if is_online else ()
+        given = Given(train=list(plan.train), evaluation=list(plan.evaluation) or None, rewards=rewards)
+        prepare = plan.around(plan.prepare or find_method(plan.method).prepare())
         try:
-            with plan.within():
-                run(config, prepare, given=given)
-        except PreftuneError:
-            pass  # the run stopped itself, as it should; what it had logged is what there is
+            run(config, prepare, given=given)
+        except PreftuneError as stopped:  # by its own checks: what it had logged is what there is
+            print(f"{kind} {seed}: {stopped}", flush=True)
         rows = read_metrics(Path(folder) / "run" / "metrics.jsonl")
     series = curves(rows) | (window.curves(config) if is_online else {})
     kept = {name: value for name, value in config.model_dump(mode="json").items() if name in KEPT and value is not None}
-    kept["learning_rate"] = config.peak_learning_rate
+    kept |= {"learning_rate": config.peak_learning_rate}
+    kept |= {"ref_model": "another"} if "ref_model" in kept else {}
     return Recorded(
         kind,
         seed,
         plan.method,
-        kept | ({"ref_model": "another"} if plan.ref_model is not None else {}),
+        kept,
         {name: points for name, points in series.items() if name not in plan.hides},
         window.samples(config) if is_online else (),
         time.monotonic() - begun,
     )
 
 
-def _evaluations(plan: Plan, is_online: bool) -> dict[str, Any]:
-    if is_online:
+def _config(plan: Plan, seed: int, output: Path, starts: Path) -> Any:
+    others = {} if plan.ref_epochs is None else {"ref_model": start_of(seed, starts, plan.ref_epochs)}
+    values = {
+        "model": start_of(seed, starts),
+        "data": "letters",
+        "output_dir": str(output),
+        "seed": seed,
+        **NOTHING_WRITTEN,
+        **_evaluations(plan),
+        **others,
+        **plan.settings,
+    }
+    return find_method(plan.method).config_class().model_validate(values)
+
+
+def _quick_engine(context: Context[Any]) -> Callable[..., LogProbEngine]:
+    """On models this small the path for long sequences takes twice the time of this one."""
+    return partial(LogProbEngine, path="masked", temperature=getattr(context.config, "temperature", 1.0))
+
+
+def _evaluations(plan: Plan) -> dict[str, Any]:
+    if plan.reward is not None:
         return {"eval_strategy": "no", "eval_fraction": 0.0, "eval_prompts": 0}
     return {"eval_strategy": "steps", "eval_steps": max(plan.settings["max_steps"] // EVALUATIONS, 1)}
 
@@ -160,7 +178,7 @@ class _Window:
 
 
 def with_figures(method: Any) -> Any:
-    """A method on pairs that also logs how often it is right where it is surest: the quarter with the largest margins."""
+    """A method on pairs that also logs how often it is right where it is surest: of the quarter of largest margins."""
     import torch
 
     own = method.figures

@@ -74,7 +74,7 @@ SETTINGS = {
 
 def main() -> None:
     """The command."""
-    print(tables(experiment(__doc__, "learned-proxies", SETTINGS, runs_of)))
+    print(tables(experiment(__doc__, "learned-proxies", SETTINGS, runs_of, tuple(SEEDS))))
 
 
 def runs_of(

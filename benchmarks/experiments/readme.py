@@ -15,9 +15,12 @@ from benchmarks.experiments import (
     bandit,
     enumerable,
     flipped_labels,
+    frontier,
     group_size,
     kto_imbalance,
     label_noise,
+    learned_proxies,
+    length_bias,
     orpo_without_sft,
     over_optimisation,
 )
@@ -34,14 +37,20 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "enumerable": enumerable.tables,
     "arithmetic": arithmetic.tables,
     "group-size": group_size.tables,
+    "length-bias": length_bias.tables,
     "over-optimisation": over_optimisation.tables,
+    "learned-proxies": learned_proxies.tables,
+    "frontier": frontier.tables,
     "flipped-labels": flipped_labels.tables,
 }
 PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
     "enumerable": enumerable.plot,
     "arithmetic": arithmetic.plot,
     "group-size": group_size.plot,
+    "length-bias": length_bias.plot,
     "over-optimisation": over_optimisation.plot,
+    "learned-proxies": learned_proxies.plot,
+    "frontier": frontier.plot,
 }
 
 

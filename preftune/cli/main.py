@@ -57,8 +57,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "run": Command("preftune.cli.pipeline:run", "The stages of a pipeline file in order: SFT, reward model, PPO ..."),
     "soup": Command("preftune.cli.soup:soup", "Models in between: the weights of aligned models, mixed."),
     "eval": Command("preftune.cli.evaluate:evaluate", "What a model is worth on held-out pairs, with intervals."),
-    "compare": Command("preftune.cli.evaluate:compare", "Two models side by side on the same prompts."),
+    "compare": Command("preftune.cli.compare:compare", "Two models side by side on the same prompts."),
+    "doctor": Command("preftune.cli.doctor:doctor", "What is wrong with a training run, ours or another tool's logs."),
     "audit": Command("preftune.cli.audit:audit", "What is wrong with preference data, row by row."),
+    "advise": Command("preftune.cli.advise:advise", "Which method for these data, this model, this machine; and why."),
+    "align": Command("preftune.cli.align:align", "The whole way: SFT, DPO, its plateau, RLHF if it pays, a gate."),
+    "stress": Command("preftune.cli.stress:stress", "Which data problem costs most on this task."),
     "clean": Command("preftune.cli.clean:clean", "The data again, repaired; what is left out keeps its reason."),
     "make": Command(
         "preftune.cli.make_judge:make_judge",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +72,7 @@ def _run(plan: Any, from_stage: str | None, command: str) -> Outcome:
     from preftune.cli.summary import show_run
     from preftune.methods.reporting import Reporter
     from preftune.pipeline.stages import run_pipeline
+    from preftune.training.stopping import exit_code
 
     evaluations: dict[str, Any] = {}
 
@@ -97,7 +97,7 @@ def _run(plan: Any, from_stage: str | None, command: str) -> Outcome:
         notify(
             f"stopped by {result.stopped} in stage {result.stopped_in}; its checkpoint is written. `{command}` goes on."
         )
-        return Outcome(document, 128 + signal.Signals[result.stopped].value)
+        return Outcome(document, exit_code(result.stopped))
     show(f"\npipeline {result.folder}\nreport   {result.report}")
     return Outcome(document)
 

@@ -30,6 +30,7 @@ SECTIONS: Final[dict[str, str]] = {
     "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio optim weight_decay "
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm gradient_checkpointing seed",
     "Evaluation": "eval_strategy eval_steps per_device_eval_batch_size num_samples num_completions max_new_tokens",
+    "Findings": "stop_on kl_cap",
     "Files and logs": "output_dir resume save_strategy save_steps save_total_limit logging_steps report_to run_name",
 }
 

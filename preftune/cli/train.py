@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -40,6 +39,7 @@ def train_and_report(config: Any, method: Method, command: str) -> Outcome:
     from preftune.methods.reporting import Reporter
     from preftune.methods.run import run
     from preftune.report.page import write_report
+    from preftune.training.stopping import exit_code
 
     summary = run(config, method.prepare(), Reporter(notify, progress), command)
     report = write_report(summary.folder)
@@ -48,15 +48,22 @@ def train_and_report(config: Any, method: Method, command: str) -> Outcome:
         "report": str(report),
         "steps": summary.training.steps,
         "stopped": summary.training.stopped,
+        "findings": [f"{one['severity']}: {one['title']}" for one in summary.findings.get("findings", ())],
     }
     if summary.training.stopped is not None:
         notify(
             f"stopped by {summary.training.stopped} after step {summary.training.steps}; its checkpoint is written. "
-            "The same command with --resume goes on."
+            f"{_how_to_go_on(summary.training.stopped)}"
         )
-        return Outcome(document, 128 + signal.Signals[summary.training.stopped].value)
+        return Outcome(document, exit_code(summary.training.stopped))
     show(show_run(summary, report))
     return Outcome(document | {"model": str(summary.folder / "model"), "evaluation": summary.evaluation})
+
+
+def _how_to_go_on(stopped: str) -> str:
+    if "--kl_cap" in stopped:
+        return "The same command with --resume and a larger --kl_cap goes on."
+    return "The same command with --resume goes on."
 
 
 def __getattr__(name: str) -> Callable[..., Outcome]:

@@ -47,8 +47,8 @@ class RunLog:
     """A run as detectors see it.
 
     ``series`` are by canonical name (preftune's, which are TRL's); evaluation ones begin with ``eval_``. ``config``
-    holds the settings by TRL's names, as far as the log has them. ``method`` is sft, reward, dpo, ipo, kto, orpo, simpo,
-    ppo, grpo, rloo or online-dpo, None where it cannot be told. ``notes`` say what could not be read.
+    holds the settings by TRL's names, as far as the log has them. ``method`` is sft, reward, dpo, ipo, kto, orpo,
+    simpo, ppo, grpo, rloo or online-dpo, None where it cannot be told. ``notes`` say what could not be read.
     """
 
     name: str

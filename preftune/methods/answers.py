@@ -15,7 +15,7 @@ from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import paired_change
 from preftune.methods.context import Context
 from preftune.methods.inputs import EvalPrompt
-from preftune.methods.moments import Moments
+from preftune.methods.moments import Moments, spread_of
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel
 from preftune.rollout.sample import Completion, padding_and_stops, sample
@@ -62,7 +62,8 @@ class Answers:
         size = self.context.config.per_device_eval_batch_size
         kl = kl_from_reference(self.engine, reference.log_probs, last, size)
         change = {"mean_length": paired_change(was, now, "tokens", "Change of answer length")}
-        return Moments(answer_lengths(first), {**answer_lengths(last), KL: kl}, change)
+        spreads = {"length": spread_of(was, now)}
+        return Moments(answer_lengths(first), {**answer_lengths(last), KL: kl}, change, spreads)
 
     def _draw(self, model: nn.Module, step: int, stage: str) -> list[Completion]:
         """Answers at temperature 1, for figures; those for reading are written on the way."""

@@ -19,7 +19,7 @@ from preftune.methods.group_policy import Batch, Correction, corrected, policy_s
 from preftune.methods.group_settings import GroupConfig, has_signal, kept_tokens
 from preftune.methods.job import Job
 from preftune.methods.online import Online, open_online
-from preftune.methods.rollout_figures import Sums, window_figures
+from preftune.methods.rollout_figures import Sums, advantage_figures, window_figures
 from preftune.methods.windows import Portion, TakePrompts, Window, drawn_in_windows
 from preftune.training.loop import Figures
 
@@ -65,6 +65,8 @@ class GRPOConfig(GroupConfig):
 
     @model_validator(mode="after")
     def _has_something_to_compare(self) -> Self:
+        if self.kl_cap is not None and not self.beta:
+            raise ValueError("kl_cap: without a beta no KL from the reference is measured; set beta, or leave it out.")
         if self.num_generations < 2:
             raise ValueError("num_generations: a completion alone has nothing to be compared with; give 2 or more.")
         if self.delta is not None and self.delta <= 1 + self.clip[1]:
@@ -88,7 +90,9 @@ def prepare(context: Context[Any]) -> Job[Any]:
         is_gdpo = config.multi_objective_aggregation == "normalize_then_sum"
         advantages = online.objective.normalised(judged) if is_gdpo else group_advantages(online, rewards)
         experiences = online.experiences(judged, keep_old=config.moves_within_window, advantages=advantages)
-        figures |= window_figures(drawn, online.objective.combined(drawn))
+        figures |= window_figures(drawn, online.objective.combined(drawn)) | advantage_figures(
+            advantages, judged.groups
+        )
         return Window(experiences, {**figures, **online.objective.learn(drawn)})
 
     def weight(one: Experience) -> float:
@@ -139,6 +143,7 @@ def grpo_loss(batch: Batch, config: GRPOConfig) -> tuple[Float[Tensor, "targets"
         else:
             kl = losses.kl_estimate(scores.per_token, reference, config.kl_estimator)
         figures["kl"] = (kl.detach().sum(), n)
+        figures["objective/kl"] = (kl.detach().sum(), scores.n_sequences)
         per_token = per_token + config.beta * kl
     return per_token, figures
 

@@ -23,13 +23,14 @@ from preftune.methods.job import Job
 from preftune.methods.labels import LabelItem, LabelMethod, evaluation_figures, label_step, mismatched
 from preftune.methods.moments import Moments
 from preftune.methods.policy import load_policy
-from preftune.methods.references import check_agreement, choose_references, start_model
-from preftune.methods.settings import ReferenceConfig
+from preftune.methods.references import PROBED_ITEMS, check_agreement, choose_references, start_model
+from preftune.methods.settings import CappedConfig, ReferenceConfig
 from preftune.methods.supply import dealt_out
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import (
     FrozenModel,
     ItemLogProbs,
+    Reference,
     ReferenceGuard,
     item_log_probs,
     starting_weights,
@@ -37,7 +38,7 @@ from preftune.models.reference import (
 )
 
 
-class KTOConfig(ReferenceConfig):
+class KTOConfig(ReferenceConfig, CappedConfig):
     """Train a policy on single answers labelled good or bad, against its frozen start."""
 
     beta: float = Field(default=0.1, gt=0, description="How dearly leaving the reference is paid.")
@@ -67,6 +68,8 @@ def prepare(context: Context[Any]) -> Job[Any]:
     method = kto_method(config)
     examiner = LabelExaminer(context, method, policy.engine, measured, references.evaluation, answers)
 
+    probe = _reference_probe(references.training, items)
+
     def measure(step: int) -> Moments:
         start = start_model(context, policy.engine)
         return examiner.measure(step, start, start if context.reference_is_start else references.model)
@@ -78,7 +81,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
         compute=label_step(method, references.training),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
-        during=examiner.during,
+        during=lambda step: examiner.during(step) | probe(),
         answer=lambda step: answers.write(policy.model, step, "during"),
         measure=measure,
         write_audit=lambda folder: write_audit(data, train, held_out, folder, _audit(data.train)),
@@ -152,6 +155,23 @@ class LabelExaminer:
         right = prefers_right(was[pairs]), prefers_right(now[pairs])
         change = paired_change(*right, "share", "Change of held-out preference accuracy", of)
         return Moments(before, after, {PREFERENCE: change})
+
+
+def _reference_probe(reference: Reference, items: Sequence[LabelItem]) -> Callable[[], dict[str, float]]:
+    """What the reference says of the same few answers, good and bad, whenever it is asked."""
+    good, bad = (
+        sorted((one for one in items if one.label is label), key=lambda one: one.length)[: PROBED_ITEMS // 2]
+        for label in (True, False)
+    )
+
+    def ask() -> dict[str, float]:
+        answers = reference.log_probs([*good, *bad])[:, 0].double()
+        return {
+            "ref_logps/chosen": float(answers[: len(good)].mean()),
+            "ref_logps/rejected": float(answers[len(good) :].mean()),
+        }
+
+    return ask
 
 
 def _has_two_prompts(labels: Sequence[TokenLabel]) -> bool:

@@ -150,13 +150,24 @@ def open_online(context: Context[Any], needs_reference: bool, opened: Mapping[st
         timeout=config.reward_timeout,
         workers=config.reward_workers,
     )
+    gold = None
+    if config.gold_reward_funcs:
+        gold = open_rewards(
+            [*config.gold_reward_funcs],
+            None,
+            note=context.reporter.note,
+            max_length=config.max_length,
+            batch_size=config.per_device_eval_batch_size,
+            timeout=config.reward_timeout,
+            workers=config.reward_workers,
+        )
     sampler = _sampler(context, policy)
     wanted = needs_reference or not context.reference_is_start  # to measure the KL from, where the loss has none
     reference = _reference(context, policy.engine) if wanted else None
     objective = Objective(context, rewards.names, rewards.weights)
     training, measured = (Collector(context, tokens.records, rewards, policy.tokenizer) for tokens in (train, held_out))
     answers = Answers(context, policy.engine, policy.tokenizer, eval_prompts(data.evaluation, policy.tokenizer, config))
-    examiner = OnlineExaminer(context, policy, sampler, measured, objective, answers)
+    examiner = OnlineExaminer(context, policy, sampler, measured, objective, answers, gold)
     return Online(context, data, train, held_out, policy, reference, sampler, training, objective, examiner)
 
 

@@ -13,25 +13,30 @@ from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
 from preftune.evaluate.measures import Measure, mean, paired_change
 from preftune.methods.answers import Answers
 from preftune.methods.context import Context
-from preftune.methods.moments import Moments
+from preftune.methods.moments import Moments, spread_of
 from preftune.methods.objectives import Objective
 from preftune.methods.online_settings import OnlineConfig
 from preftune.methods.policy import Trainee
 from preftune.methods.rollouts import Collector, Judged
 from preftune.models.logprobs import LogProbEngine
 from preftune.models.reference import FrozenModel
+from preftune.rewards.calling import Rewards
 from preftune.rewards.combining import combine
 from preftune.rollout.engine import open_sampler
 from preftune.rollout.protocol import Sampler
 from preftune.rollout.sample import Completion, stop_token_ids
 
 REWARD = "reward"
+GOLD = "gold"
 DRAWS = 1_000_003  # apart from the seeds of training's windows
 
 
 @dataclass(frozen=True)
 class OnlineExaminer:
-    """Measures the policy on prompts that training never sees, one completion each, with the same draws each time."""
+    """Measures the policy on prompts that training never sees, one completion each, with the same draws each time.
+
+    ``gold`` are rewards that training never sees either: whether they rise with those it learns from.
+    """
 
     context: Context[Any]
     policy: Trainee[LogProbEngine]
@@ -39,6 +44,7 @@ class OnlineExaminer:
     collector: Collector
     objective: Objective
     answers: Answers
+    gold: Rewards | None = None
 
     def during(self, step: int) -> dict[str, float]:
         """Mean rewards and length, for the metrics log."""
@@ -48,7 +54,7 @@ class OnlineExaminer:
         figures = {f"eval_{REWARD}": _mean(self._rewards(judged))}
         figures |= {f"eval_rewards/{name}/mean": _mean(judged.values[:, i]) for i, name in enumerate(judged.names)}
         lengths = [len(one.drawn.tokens) for one in judged.rollouts]
-        return figures | {"eval_completions/mean_length": float(np.mean(lengths))}
+        return figures | {"eval_completions/mean_length": float(np.mean(lengths))} | self._gold_figures(judged)
 
     def measure(self, step: int, start: FrozenModel, reference: FrozenModel) -> Moments:
         """Before, after and change; ``start`` is the policy as it was, ``reference`` what it is compared with."""
@@ -65,7 +71,11 @@ class OnlineExaminer:
         kl = kl_from_reference(self.policy.engine, reference.log_probs, now, size)
         before = self._measures(first) | answer_lengths(was)
         after = self._measures(last) | answer_lengths(now) | {KL: kl}
-        return Moments(before, after, self._changes(first, last))
+        spreads = {
+            REWARD: spread_of(self._rewards(first).tolist(), self._rewards(last).tolist()),
+            "length": spread_of([len(one.tokens) for one in was], [len(one.tokens) for one in now]),
+        }
+        return Moments(before, after, self._changes(first, last), spreads) | self._gold_moments(first, last)
 
     def _draw(self, sampler: Sampler) -> Judged | None:
         config: OnlineConfig = self.context.config
@@ -78,6 +88,33 @@ class OnlineExaminer:
     def _rewards(self, judged: Judged) -> Float[np.ndarray, "samples"]:
         """The weighted sum, NaN where nothing is known; constraints and penalties are left out of it."""
         return combine(judged.values, self.objective.weights, judged.groups, failed=judged.failed)
+
+    def _gold_figures(self, judged: Judged) -> dict[str, float]:
+        """Mean of the gold rewards, its standard error and n: prompts are the independent draws."""
+        if self.gold is None:
+            return {}
+        scores = self._gold_scores(judged)
+        known = scores[np.isfinite(scores)]
+        error = float(known.std(ddof=1)) / len(known) ** 0.5 if len(known) > 1 else float("nan")
+        return {"gold/score": _mean(scores), "gold/score_se": error, "gold/n": float(len(known))}
+
+    def _gold_moments(self, first: Judged, last: Judged) -> Moments:
+        if self.gold is None:
+            return Moments({}, {}, {})
+        was, now = self._gold_scores(first), self._gold_scores(last)
+        said = "Mean of rewards that training never saw, on the same completions."
+        both = np.isfinite(was) & np.isfinite(now)
+        return Moments(
+            {GOLD: _measure(was, "Gold reward", said)},
+            {GOLD: _measure(now, "Gold reward", said)},
+            {GOLD: paired_change(was[both], now[both], "", "Change of gold reward")},
+            {GOLD: spread_of(was.tolist(), now.tolist())},
+        )
+
+    def _gold_scores(self, judged: Judged) -> Float[np.ndarray, "samples"]:
+        assert self.gold is not None
+        found = self.collector.judged_by(self.gold, judged.rollouts)
+        return combine(found.values, np.array(self.gold.weights, dtype=float), judged.groups, failed=found.failed)
 
     def _measures(self, judged: Judged) -> dict[str, Measure]:
         said = "Mean reward of one completion to each held-out prompt, drawn as in training."

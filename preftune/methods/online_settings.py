@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from preftune.methods.sampler_settings import SamplerConfig
+from preftune.methods.settings import CappedConfig
 
 
-class OnlineConfig(SamplerConfig):
+class OnlineConfig(SamplerConfig, CappedConfig):
     """A run that draws completions and learns from what they are worth; batch sizes count completions.
 
     ``unit`` is the fewest completions that cannot be parted.
@@ -47,6 +48,10 @@ class OnlineConfig(SamplerConfig):
     missing_eos_penalty: float | None = Field(
         default=None, ge=0, description="Taken off the reward of completions that were cut."
     )
+    gold_reward_funcs: tuple[str, ...] = Field(
+        default=(),
+        description="Rewards never trained on, measured on held-out prompts at each evaluation (gold/score).",
+    )
     reward_timeout: float = Field(default=60.0, gt=0, description="Seconds that one call of a reward may take.")
     reward_workers: int = Field(default=8, ge=1, description="Rewards asked at the same time.")
 
@@ -60,7 +65,7 @@ class OnlineConfig(SamplerConfig):
         default=64, ge=0, description="Held-out prompts answered to measure reward and KL; num_completions is not used."
     )
 
-    @field_validator("reward_funcs", "reward_weights", mode="before")
+    @field_validator("reward_funcs", "reward_weights", "gold_reward_funcs", mode="before")
     @classmethod
     def _commas_part(cls, values: Any) -> Any:
         """``accuracy,format`` is two rewards; a comma within brackets is an argument's."""

@@ -14,7 +14,13 @@ from preftune.methods.measuring import PairExaminer
 from preftune.methods.moments import Moments
 from preftune.methods.pairs import PairMethod, pair_step
 from preftune.methods.policy import load_policy
-from preftune.methods.references import References, check_agreement, choose_references, start_model
+from preftune.methods.references import (
+    References,
+    check_agreement,
+    choose_references,
+    reference_probe,
+    start_model,
+)
 from preftune.methods.supply import dealt_out
 from preftune.models.reference import ReferenceGuard
 
@@ -27,6 +33,7 @@ def prepare_pairs(context: Context[Any], method: PairMethod) -> Job[Any]:
     train, held_out = to_tokens(context, data, policy.tokenizer, tokenize_pairs)
     references = _references(context, method, policy.engine, train.records, held_out.records)
     training = None if references is None else references.training
+    probe = dict if training is None else reference_probe(training, train.records)
     answers = Answers(
         context,
         policy.engine,
@@ -49,7 +56,7 @@ def prepare_pairs(context: Context[Any], method: PairMethod) -> Job[Any]:
         compute=pair_step(method, training, use_confidence=config.use_confidence),
         fingerprint=fingerprint_tokens(train.records),
         data_fingerprint=data.fingerprint,
-        during=examiner.during,
+        during=lambda step: examiner.during(step) | probe(),
         answer=lambda step: answers.write(policy.model, step, "during"),
         measure=measure,
         write_audit=lambda folder: write_audit(data, train, held_out, folder, pair_audit(data)),

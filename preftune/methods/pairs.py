@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from preftune.models.reference import PairLogProbs, Reduction, Reference, groups
 from preftune.training.loop import Computed
 
 PairLosses = Float[Tensor, "pairs"]
+STRONGLY_WRONG = -2.0  # a margin below it means odds of more than seven to one against the label
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,15 @@ def evaluation_figures(method: PairMethod, scores: PairScores, reference: PairLo
     frozen = torch.zeros_like(policy) if reference is None else reference
     values = PairValues(policy, frozen, lengths, -policy / lengths)
     figures = {"loss": method.losses(values)} | _figures(values, method)
-    return {f"eval_{name}": float(value.mean()) for name, value in figures.items()}
+    means = {f"eval_{name}": float(value.mean()) for name, value in figures.items()}
+    sure = confident_accuracy(figures["rewards/margins"].numpy())
+    return means | {"eval_rewards/accuracies_confident": sure, "eval_num_pairs": float(len(policy))}
+
+
+def confident_accuracy(margins: Float[np.ndarray, "pairs"]) -> float:
+    """The share ranked right among the quarter with the widest margins: it stays low where labels are wrong."""
+    surest = np.argsort(-np.abs(margins), kind="stable")[: max(1, len(margins) // 4)]
+    return float((margins[surest] > 0).mean())
 
 
 def token_count(pair: TokenPair) -> int:
@@ -145,6 +155,7 @@ def _figures(values: PairValues, method: PairMethod) -> dict[str, Tensor]:
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": (chosen > rejected).float(),
+        "rewards/strongly_wrong": (chosen - rejected < STRONGLY_WRONG).float(),
         "logps/chosen": values.policy[:, 0],
         "logps/rejected": values.policy[:, 1],
         **method.figures(values),

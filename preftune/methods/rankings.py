@@ -15,6 +15,7 @@ from preftune.training.loop import Computed
 
 PairScores = Float[Tensor, "pairs 2"]
 Margins = Float[Tensor, "pairs"]
+STRONGLY_WRONG = -2.0  # a margin below it means odds of more than seven to one against the label
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def _metrics(scores: Tensor, pairs: PairScores) -> dict[str, tuple[Tensor | floa
     return {
         "accuracy": ((chosen > rejected).float().sum(), len(pairs)),
         "margin": ((chosen - rejected).sum(), len(pairs)),
+        "rewards/strongly_wrong": ((chosen - rejected < STRONGLY_WRONG).float().sum(), len(pairs)),
         "mean_reward": (scores.sum(), len(scores)),
         "min_reward": (scores.min(), 1),
         "max_reward": (scores.max(), 1),

@@ -31,6 +31,7 @@ from preftune.models.reference import (
 )
 
 AGREEMENT_ITEMS = 4
+PROBED_ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,20 @@ def start_model(context: Context[Any], engine: LogProbEngine) -> FrozenModel:
     if has_adapter(engine.model):
         return adapter_off(engine)
     return separate_model(load_start(context, SILENT))
+
+
+def reference_probe(reference: Reference, items: Sequence[Item]) -> Callable[[], dict[str, float]]:
+    """What the reference says of the same few pairs whenever it is asked: these figures may never change.
+
+    From a table it is what training reads; of a model that is there it is asked anew.
+    """
+    some = sorted(items, key=lambda item: item.length)[:PROBED_ITEMS]
+
+    def ask() -> dict[str, float]:
+        chosen, rejected = reference.log_probs(some).double().mean(0).tolist()
+        return {"ref_logps/chosen": chosen, "ref_logps/rejected": rejected}
+
+    return ask if some else dict
 
 
 def check_agreement(

@@ -34,8 +34,9 @@ from preftune.methods.context import Context
 from preftune.methods.inputs import pair_audit, read_data, to_tokens, write_audit
 from preftune.methods.job import Job
 from preftune.methods.moments import Moments
+from preftune.methods.pairs import confident_accuracy
 from preftune.methods.policy import given_model, load_trainee
-from preftune.methods.rankings import Margins, PairScores, rank, ranking_step
+from preftune.methods.rankings import STRONGLY_WRONG, Margins, PairScores, rank, ranking_step
 from preftune.methods.settings import PairConfig
 from preftune.methods.supply import dealt_out
 from preftune.models.adapters import has_adapter
@@ -114,6 +115,9 @@ class RewardExaminer:
             "eval_loss": float(np.logaddexp(0.0, -margins(scores)).mean()),
             "eval_accuracy": float(right(scores).mean()),
             "eval_margin": float(margins(scores).mean()),
+            "eval_rewards/strongly_wrong": float((margins(scores) < STRONGLY_WRONG).mean()),
+            "eval_accuracy_confident": confident_accuracy(margins(scores)),
+            "eval_num_pairs": float(len(scores)),
         }
 
     def measure(self, step: int) -> Moments:

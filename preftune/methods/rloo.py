@@ -19,7 +19,7 @@ from preftune.methods.group_policy import Batch, policy_step
 from preftune.methods.group_settings import GroupConfig, has_signal, kept_tokens
 from preftune.methods.job import Job
 from preftune.methods.online import Online, open_online
-from preftune.methods.rollout_figures import window_figures
+from preftune.methods.rollout_figures import advantage_figures, window_figures
 from preftune.methods.windows import Portion, TakePrompts, Window, drawn_in_windows
 from preftune.training.loop import Figures
 
@@ -46,6 +46,8 @@ class RLOOConfig(GroupConfig):
 
     @model_validator(mode="after")
     def _has_something_to_compare(self) -> Self:
+        if self.kl_cap is not None and not self.beta:
+            raise ValueError("kl_cap: without a beta no KL from the reference is measured; set beta, or leave it out.")
         if self.num_generations < 2 and self.advantage_estimator == "rloo":
             raise ValueError("num_generations: a completion alone has nothing to be compared with; give 2 or more.")
         return self
@@ -67,6 +69,7 @@ def prepare(context: Context[Any]) -> Job[Any]:
             figures["kl"] = (float(divergences.sum()), float(sum(len(one.completion) for one in experiences)))
             figures["objective/kl"] = (float(divergences.sum()), float(len(experiences)))
         advantages = baseline_advantages(online, rewards, divergences)
+        figures |= advantage_figures(advantages, judged.groups)
         learned = [
             (one if config.moves_within_window else one.without("old")).having_each("advantages", float(advantage))
             for one, advantage in zip(experiences, advantages, strict=True)

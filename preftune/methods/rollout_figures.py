@@ -44,8 +44,47 @@ def reward_figures(judged: Judged, rewards: Float[np.ndarray, "samples"]) -> Sum
         if judged.failed[:, column].any():
             sums[f"rewards/{name}/failed"] = (float(judged.failed[:, column].sum()), float(len(values)))
     lengths = np.array([len(one.drawn.tokens) for one in judged.rollouts], dtype=float)
-    sums["reward_len_corr"] = _one(_correlation(rewards, lengths))
+    sums["reward_len_corr"] = _one(length_correlation(rewards, lengths, judged.groups))
     return sums
+
+
+def advantage_figures(advantages: Float[np.ndarray, "samples"], groups: np.ndarray) -> Sums:
+    """Mean and deviation over all completions, and the largest mean of a group, which by construction is near 0."""
+    if not len(advantages):
+        return {}
+    means = [abs(float(advantages[groups == group].mean())) for group in np.unique(groups)]
+    return {
+        "adv/mean": (float(advantages.sum()), float(len(advantages))),
+        "adv/std": _one(advantages.std()),
+        "adv/group_mean_max": _one(max(means)),
+    }
+
+
+def length_correlation(
+    rewards: Float[np.ndarray, "samples"], lengths: Float[np.ndarray, "samples"], groups: np.ndarray
+) -> float:
+    """Spearman's correlation of reward and length within prompts: of ranks, each less its group's mean.
+
+    Where each prompt has one completion there is no within, and it is that over all.
+    """
+    known = np.isfinite(rewards)
+    rewards, lengths, groups = rewards[known], lengths[known], groups[known]
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    if all(len(own) < 2 for own in members):
+        members = [np.arange(len(rewards))]
+    parts = [(_ranks(rewards[own]), _ranks(lengths[own])) for own in members if len(own) > 1]
+    if not parts:
+        return 0.0
+    first, second = (np.concatenate(side) for side in zip(*parts, strict=True))
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else 0.0
+
+
+def _ranks(values: Float[np.ndarray, "group"]) -> Float[np.ndarray, "group"]:
+    """Ranks less their mean; equals share theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts + 1) / 2)[place]
+    return ranks - ranks.mean()
 
 
 def length_figures(rollouts: Sequence[Rollout]) -> Sums:
@@ -78,14 +117,6 @@ def spread(rewards: Float[np.ndarray, "group"]) -> float:
     """The standard deviation of a group's rewards; 0 where fewer than two are known or all are the same."""
     known = rewards[np.isfinite(rewards)]
     return 0.0 if len(known) < 2 or np.ptp(known) == 0 else float(known.std(ddof=1))
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    known = np.isfinite(first)
-    first, second = first[known], second[known]
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _one(value: float) -> tuple[float, float]:

@@ -109,10 +109,14 @@ class Collector:
         ]
         return self._judge(rollouts, asked)
 
+    def judged_by(self, rewards: Rewards, rollouts: Sequence[Rollout]) -> Judged:
+        """The same completions of the first prompts, group by group, as other rewards see them."""
+        return self._judge(list(rollouts), self.prompts, rewards)
+
     def _text(self, drawn: Drawn) -> str:
         return self.tokenizer.decode(drawn.tokens, skip_special_tokens=True)
 
-    def _judge(self, rollouts: list[Rollout], prompts: Sequence[TokenPrompt]) -> Judged:
+    def _judge(self, rollouts: list[Rollout], prompts: Sequence[TokenPrompt], rewards: Rewards | None = None) -> Judged:
         of = [prompts[one.group] for one in rollouts]
         asked = Asked(
             ids=[one.id for one in rollouts],
@@ -122,7 +126,7 @@ class Collector:
             columns=_columns(of),
         )
         with self.context.reporter.progress("asking the rewards", len(rollouts)) as bar:
-            table = self.rewards.score(asked, self._proven)
+            table = (rewards or self.rewards).score(asked, self._proven)
             bar.advance(len(rollouts))
         self._proven.update(name for name, bad in zip(table.names, table.failed.T, strict=True) if not bad.all())
         self._tell(table.failures, len(rollouts))

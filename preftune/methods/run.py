@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedType
 
 from preftune.config import dump_config
+from preftune.diagnose.live import LiveDoctor
 from preftune.durable import write_file, write_json
 from preftune.errors import PreftuneError
 from preftune.methods.context import Context, Given
 from preftune.methods.job import Job
 from preftune.methods.reporting import SILENT, Reporter
 from preftune.methods.settings import RunConfig
+from preftune.models.weights import count_weights
 from preftune.training.allocator import tune_allocator
 from preftune.training.loop import TrainingResult, Watch, Work, train
 from preftune.training.rng import seed_everything
@@ -29,12 +31,13 @@ NOTHING_GIVEN = Given()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run leaves: its folder, how training ended, and the measures of ``eval.json``."""
+    """What a run leaves: its folder, how training ended, the measures of ``eval.json``, and ``findings.json``."""
 
     folder: Path
     training: TrainingResult
     evaluation: Mapping[str, Any]
     audit: Mapping[str, Any]
+    findings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -61,10 +64,12 @@ def run(
         if accelerator.is_main_process:
             audit = job.write_audit(folder)
             _write_config(context, job, command)
-        result = _train(context, job)
+        doctor = _doctor(context, job)
+        result = _train(context, job, doctor)
         _check_reference(job, "the end")
         if result.stopped is not None:
-            return RunSummary(folder, result, {}, audit)
+            findings = doctor.conclude() if accelerator.is_main_process else {}
+            return RunSummary(folder, result, {}, audit, findings)
         if accelerator.is_main_process:
             job.save(folder / "model")
         document = {
@@ -75,10 +80,12 @@ def run(
             **job.measure(result.steps).as_document(),
             "reference": _reference_record(job),
         }
+        findings: Mapping[str, Any] = {}
         if accelerator.is_main_process:
             write_json(folder / "eval.json", document)
+            findings = doctor.conclude()
         accelerator.end_training()
-    return RunSummary(folder, result, document, audit)
+    return RunSummary(folder, result, document, audit, findings)
 
 
 def _start(config: RunConfig) -> Accelerator:
@@ -137,6 +144,7 @@ def _write_config(context: Context[Any], job: Job[Any], command: str) -> None:
         "command": command,
         "data_fingerprint": job.data_fingerprint,
         "reference": _reference_record(job),
+        "parameters": dict(zip(("trained", "all"), count_weights(job.engine), strict=True)),
         "versions": installed_versions(),
     }
     write_file(context.folder / "config.yaml", dump_config(_all_said(context.config), extra))
@@ -156,7 +164,21 @@ def _check_reference(job: Job[Any], moment: str) -> None:
         job.guard.check(moment)
 
 
-def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
+def _doctor(context: Context[Any], job: Job[Any]) -> LiveDoctor:
+    """Who looks at the curves as they come."""
+    config = context.config
+    return LiveDoctor(
+        context.folder,
+        job.method,
+        {**config.model_dump(), "learning_rate": config.peak_learning_rate},
+        context.reporter.note,
+        stop_on=config.stop_on,
+        kl_cap=getattr(config, "kl_cap", None),
+        resumes=config.resume,
+    )
+
+
+def _train(context: Context[Any], job: Job[Any], doctor: LiveDoctor) -> TrainingResult:
     config, accelerator, supply = context.config, context.accelerator, job.supply
     total = config.total_steps(supply.steps_per_epoch)
 
@@ -187,6 +209,7 @@ def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
         figures=supply.figures,
         shown=supply.shown,
         told=supply.told,
+        half=supply.half,
         carried=supply.carried,
     )
     job.engine.train()
@@ -198,6 +221,5 @@ def _train(context: Context[Any], job: Job[Any]) -> TrainingResult:
             bar.advance(step - reached, **figures)
             reached = step
 
-        return train(
-            work, config, config.peak_learning_rate, context.folder, accelerator, Watch(on_step, context.reporter.note)
-        )
+        watch = Watch(on_step, context.reporter.note, doctor.on_log)
+        return train(work, config, config.peak_learning_rate, context.folder, accelerator, watch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -20,6 +20,10 @@ class RunConfig(ModelConfig, DataConfig, TrainingConfig, EvaluationConfig):
 
     learning_rates: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
 
+    stop_on: Literal["never", "error", "warning"] = Field(
+        default="never", description="What found in the curves while it runs ends the run, with a checkpoint."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _in_our_names(cls, values: Any) -> Any:
@@ -31,6 +35,14 @@ class RunConfig(ModelConfig, DataConfig, TrainingConfig, EvaluationConfig):
         """The learning rate at the end of the warm-up."""
         whole, lora = self.learning_rates
         return self.learning_rate or (lora if self.use_peft else whole)
+
+
+class CappedConfig(RunConfig):
+    """A run that logs how far the policy is from its reference."""
+
+    kl_cap: float | None = Field(
+        default=None, gt=0, description="Nats a completion from the reference at which the run ends, with a checkpoint."
+    )
 
 
 class PairConfig(RunConfig):

@@ -60,7 +60,21 @@ def drawn_in_windows(
         shown=("reward",),
         told=windows.told,
         carried=windows,
+        half=between_groups,
     )
+
+
+def between_groups(batches: Sequence[Sequence[Experience]]) -> int:
+    """The micro-batch nearest to the middle that begins with a prompt of its own; 0 where none does.
+
+    Completions of one prompt have advantages that add up to nothing: a half that parts them is no sample of the whole.
+    """
+    places = [
+        place
+        for place in range(1, len(batches))
+        if batches[place] and batches[place - 1] and batches[place][0].group != batches[place - 1][-1].group
+    ]
+    return min(places, key=lambda place: abs(2 * place - len(batches)), default=0)
 
 
 class _Windows:

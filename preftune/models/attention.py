@@ -169,7 +169,8 @@ class _DenseAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *_gradients(grad, *ctx.saved_tensors, ctx.scale), None, None
+        q, k, v, probabilities = ctx.saved_tensors
+        return *_gradients(grad, q, k, v, probabilities, ctx.scale), None, None
 
 
 class _BlockAttention(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,15 @@ def run_pipeline(
     again_from: str | None = None,
     command: str = "",
     on_stage: OnStage = lambda stage, summary, report: None,
+    only: Collection[str] | None = None,
+    write_index: Callable[[Path], Path] = write_pipeline_page,
 ) -> PipelineResult:
     """Runs what the plan asks for and is not done yet, into ``plan.output``.
 
     ``again_from`` names a stage that is run again, with all after it; their folders are moved aside, not deleted.
-    ``on_stage`` is told of each finished stage, with its page. Raises PreftuneError, before anything is loaded,
-    where a stage has changed since it was run; one of a stage itself says which.
+    ``on_stage`` is told of each finished stage, with its page. ``only`` names the stages to look at: the settings of
+    the others may not be decided yet. ``write_index`` writes the page of the whole. Raises PreftuneError, before
+    anything is loaded, where a stage has changed since it was run; one of a stage itself says which.
     """
     _require_one_process()
     again = None if again_from is None else plan.stage(again_from)
@@ -64,12 +67,13 @@ def run_pipeline(
         record = read_record(plan.output)
         if again is not None:
             record = _move_aside(plan, record, again, reporter)
-        for stage in plan.stages:
+        wanted = [stage for stage in plan.stages if only is None or stage.name in only]
+        for stage in wanted:
             standing(stage, record)
         write_record(plan, record)
         ran: list[str] = []
         skipped: list[str] = []
-        for stage in plan.stages:
+        for stage in wanted:
             now = standing(stage, record)  # again: an earlier stage may have made another model by now
             if now is Standing.FINISHED:
                 reporter.note(f"{_label(stage, plan)} is finished: skipped")
@@ -80,13 +84,13 @@ def run_pipeline(
             page = write_report(stage.folder)
             ran.append(stage.name)
             if summary.training.stopped is not None:
-                index = write_pipeline_page(plan.output)
+                index = write_index(plan.output)
                 signal = summary.training.stopped
                 return PipelineResult(plan.output, index, tuple(ran), tuple(skipped), stage.name, signal)
             on_stage(stage, summary, page)
             del summary
             _free_memory()
-        return PipelineResult(plan.output, write_pipeline_page(plan.output), tuple(ran), tuple(skipped))
+        return PipelineResult(plan.output, write_index(plan.output), tuple(ran), tuple(skipped))
 
 
 def describe(plan: Plan, record: Record) -> list[dict[str, Any]]:

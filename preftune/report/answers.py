@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from preftune.report.measures import cut
 from preftune.report.run_files import finite
+from preftune.report.word_differences import Pieces, word_differences
 
 _SHOWN, _OPEN = 12, 4
 _LONGEST = 3000  # characters of one answer
@@ -15,11 +16,15 @@ _LONGEST = 3000  # characters of one answer
 
 @dataclass(frozen=True)
 class Answer:
-    """One completion; ``remark`` tells its length and whether it came to an end."""
+    """One completion; ``remark`` tells its length and whether it came to an end.
+
+    ``pieces`` are its text, with what the other moment's answer lacks marked.
+    """
 
     stage: str
     text: str
     remark: str
+    pieces: Pieces
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,14 @@ def _exchange(group: Sequence[Mapping[str, Any]]) -> Exchange:
     ordered = sorted(group, key=lambda sample: finite(sample.get("step")) or 0.0)
     by_stage = {stage: [s for s in ordered if s.get("stage") == stage] for stage in ("before", "during", "after")}
     before, during, after = by_stage["before"], by_stage["during"], by_stage["after"]
+    first, last = _answer(before[0]) if before else None, _answer(after[-1]) if after else None
+    if first is not None and last is not None:
+        old, new = word_differences(first.text, last.text)
+        first, last = replace(first, pieces=old), replace(last, pieces=new)
     return Exchange(
         prompt=as_text(group[0].get("prompt")),
-        before=_answer(before[0]) if before else None,
-        after=_answer(after[-1]) if after else None,
+        before=first,
+        after=last,
         during=[_answer(sample) for sample in during],
     )
 
@@ -79,4 +88,5 @@ def _answer(sample: Mapping[str, Any]) -> Answer:
     if sample.get("finished") is False:
         remarks.append("cut off at the length limit")
     at_step = "" if step is None else f", step {int(step):,}"
-    return Answer(f"{stage}{at_step}", as_text(sample.get("completion")), ", ".join(remarks))
+    text = as_text(sample.get("completion"))
+    return Answer(f"{stage}{at_step}", text, ", ".join(remarks), [(text, False)])

@@ -20,6 +20,7 @@ from preftune.report.measures import (
 from preftune.report.run_files import finite, mapping
 
 SEVERITIES = ("error", "warning", "info")
+_CERTAINTIES = {"certain": "certain", "likely": "likely", "hint": "only a hint"}
 _SHOWN_ELSEWHERE = {"read", "used", "rejected", "lengths", "findings"}
 _MOST_FACTS, _MOST_REASONS, _MOST_FINDINGS, _DEEPEST = 60, 40, 100, 3
 
@@ -43,6 +44,17 @@ class Finding:
     evidence: str
     rows: str
     remedy: str
+    id: str = ""
+    why: str = ""
+    certainty: str = ""
+    steps: tuple[float, float] | None = None
+    series: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where in the run it shows, and how sure it is."""
+        parts = [] if self.steps is None else [shown_steps(*self.steps)]
+        return ", ".join([*parts, *filter(None, [self.certainty])])
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,11 @@ def view_findings(raw: Any) -> list[Finding]:
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))[:_MOST_FINDINGS]
 
 
+def shown_steps(first: float, last: float) -> str:
+    """``step 40`` or ``steps 40 to 90``."""
+    return f"step {first:,.0f}" if first == last else f"steps {first:,.0f} to {last:,.0f}"
+
+
 def show_row(row: Mapping[str, Any]) -> str:
     """A row that was left out, on one line."""
     return "; ".join(f"{humanise(str(key))}: {cut(show_plain(value), 120)}" for key, value in islice(row.items(), 6))
@@ -110,7 +127,22 @@ def _finding(entry: Mapping[str, Any]) -> Finding:
         evidence=_evidence(entry.get("evidence")),
         rows=_short_list(entry.get("rows") or []),
         remedy=str(entry.get("remedy") or entry.get("mend") or ""),
+        id=str(entry.get("id") or ""),
+        why=str(entry.get("why") or ""),
+        certainty=_CERTAINTIES.get(str(entry.get("certainty")), ""),
+        steps=_steps(entry),
+        series=_series(entry.get("figures")),
     )
+
+
+def _steps(entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    first, last = finite(entry.get("first_step")), finite(entry.get("last_step"))
+    return None if first is None or last is None or last < first else (first, last)
+
+
+def _series(figures: Any) -> tuple[str, ...]:
+    listed = [one for one in figures if isinstance(one, Mapping)] if isinstance(figures, list) else []
+    return tuple(dict.fromkeys(str(one["series"]) for one in listed if one.get("series")))
 
 
 def _evidence(evidence: Any) -> str:

@@ -50,6 +50,18 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A stretch of steps to be shaded in the charts of ``series``; ``label`` is short and safe to be drawn."""
+
+    label: str
+    title: str
+    severity: str
+    first: float
+    last: float
+    series: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Series:
     line: Line
     steps: list[float]
@@ -96,6 +108,12 @@ CHARTS = (
         (Line("chosen", "blue", ("logps/chosen",)), Line("rejected", "orange", ("logps/rejected",))),
     ),
     Chart("reward", "Reward", "Mean score of the sampled answers.", _train_and_eval("reward")),
+    Chart(
+        "gold",
+        "Gold reward",
+        "Rewards that training never sees, on held-out prompts: they should rise with the others.",
+        (Line("gold", "orange", ("gold/score",), is_evaluation=True),),
+    ),
     Chart("kl", "KL from the reference", "In nats.", _train_and_eval("kl", "objective/kl")),
     Chart(
         "no_signal",
@@ -130,19 +148,45 @@ CHARTS = (
     Chart("kl_coef", "Price of the KL", "A nat, in units of the reward.", (Line("kl_coef", "blue", ("kl_coef",)),)),
     Chart("entropy", "Entropy", "Mean over tokens, in nats.", _train_and_eval("entropy")),
     Chart("length", "Answer length", "Mean, in tokens.", _train_and_eval("completions/mean_length")),
+    Chart(
+        "repetition",
+        "Sameness of the answers",
+        "Shares of different three-token stretches, and of different openings, among all that was sampled.",
+        (Line("stretches", "blue", ("rep/distinct3",)), Line("openings", "orange", ("rep/unique_prefix",))),
+        shows_shares=True,
+    ),
+    Chart(
+        "strongly_wrong",
+        "Pairs ranked far the wrong way",
+        "Share whose margin is below -2: mislabelled pairs gather there.",
+        _train_and_eval("rewards/strongly_wrong"),
+        shows_shares=True,
+    ),
+    Chart(
+        "signal",
+        "Signal in the gradient",
+        "Power of the signal over that of the noise, from two halves of each step: 1 means half and half.",
+        (Line("signal to noise", "blue", ("grad_snr",)),),
+    ),
+    Chart("memory", "Memory", "In MiB, of this process.", (Line("memory", "blue", ("memory/rss_mib",)),)),
     Chart("grad_norm", "Gradient norm", "Before clipping.", (Line("gradient norm", "blue", ("grad_norm",)),)),
     Chart("learning_rate", "Learning rate", "", (Line("learning rate", "blue", ("learning_rate",)),)),
 )
 
 
-def training_charts(rows: Sequence[dict[str, Any]]) -> list[Drawing]:
+def training_charts(rows: Sequence[dict[str, Any]], marks: Sequence[Mark] = ()) -> list[Drawing]:
     """A drawing for every chart that has data; ``rows`` are metrics by ascending step."""
     drawings = []
     for chart in CHARTS:
         series = [found for line in chart.lines if (found := _series(rows, line))]
         if series:
-            drawings.append(_draw(chart, series))
+            drawings.append(_draw(chart, series, [mark for mark in marks if _concerns(mark, chart)]))
     return drawings
+
+
+def _concerns(mark: Mark, chart: Chart) -> bool:
+    keys = {key for line in chart.lines for key in line.keys}
+    return any(name in keys for name in mark.series)
 
 
 def interval_chart(name: str, first: Measure | None, second: Measure | None) -> Markup:
@@ -180,13 +224,15 @@ def _number(value: Any) -> float:
     return math.nan if number is None else number
 
 
-def _draw(chart: Chart, series: list[_Series]) -> Drawing:
+def _draw(chart: Chart, series: list[_Series], marks: Sequence[Mark] = ()) -> Drawing:
     figure, axes = new_figure(4.7, 2.15)
     drawn = [_draw_series(axes, one, may_smooth=chart.name != "learning_rate") for one in series]
     _style_axes(axes, chart, series)
     gaps = sorted({step for one in series for step in one.gaps})
     axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=COLOURS["alarm"])
+    _shade(axes, marks)
     notes = [chart.note]
+    notes += [f"Shaded: {mark.label + ', ' if mark.label else ''}{mark.title}." for mark in marks]
     if gaps:
         notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
     if axes.get_yscale() == "log":
@@ -210,6 +256,25 @@ def _draw_series(axes: Axes, series: _Series, may_smooth: bool) -> bool:
     axes.plot(*_thin(steps, values), linewidth=0.6, alpha=0.35, **look)
     axes.plot(*_thin(steps, _running_mean(values, window)), linewidth=1.7, **look)
     return True
+
+
+def _shade(axes: Axes, marks: Sequence[Mark]) -> None:
+    """The steps of each finding; a single step gets a width that is seen."""
+    begin, end = axes.get_xlim()
+    least = 0.012 * (end - begin)
+    for number, mark in enumerate(marks):
+        colour = COLOURS[{"error": "alarm", "warning": "caution"}.get(mark.severity, "grey")]
+        first, last = max(mark.first, begin), min(mark.last, end)
+        if last < begin or first > end:
+            continue
+        middle, half = (first + last) / 2, max(last - first, least) / 2
+        axes.axvspan(middle - half, middle + half, color=colour, alpha=0.12, linewidth=0, zorder=0.5)
+        height = 0.97 - 0.1 * (number % 4)
+        look: dict[str, Any] = {"color": colour, "fontsize": 7.5, "va": "top", "transform": axes.get_xaxis_transform()}
+        is_right = middle > (begin + end) / 2
+        place = middle + half if is_right else middle - half
+        axes.text(place, height, mark.label, ha="right" if is_right else "left", zorder=4, **look)
+    axes.set_xlim(begin, end)
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:

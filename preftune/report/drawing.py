@@ -26,6 +26,7 @@ COLOURS = {
     "orange": "#0a0a06",
     "grey": "#0a0a07",
     "alarm": "#0a0a08",
+    "caution": "#0a0a09",
 }
 
 

@@ -26,6 +26,8 @@ from preftune.report.provenance import (
 )
 from preftune.report.rendering import write_page
 from preftune.report.run_files import RunFiles, finite, read_run
+from preftune.report.spreads import view_spreads
+from preftune.report.verdict import Verdict, marks_of, view_verdict
 
 _REJECTED_SHOWN = 8
 
@@ -37,7 +39,9 @@ class RunView:
     title: str
     made: str
     facts: list[tuple[str, str]]
+    verdict: Verdict
     outcome: Outcome
+    spreads: list[Drawing]
     calibration: CalibrationView | None
     answers: Answers
     charts: list[Drawing]
@@ -69,14 +73,17 @@ def view_run(files: RunFiles) -> RunView:
     audit = view_audit(files.audit)
     findings = view_findings(files.findings)
     reference = view_reference(files.config, files.evaluation)
+    outcome = view_outcome(files.evaluation)
     return RunView(
         title=_title(files),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         facts=_facts(files, audit, findings, reference),
-        outcome=view_outcome(files.evaluation),
+        verdict=view_verdict(outcome, findings, files.diagnosis),
+        outcome=outcome,
+        spreads=view_spreads(files.evaluation, files.samples),
         calibration=view_calibration(files.calibration, files.evaluation),
         answers=view_answers(files.samples),
-        charts=training_charts(files.metrics),
+        charts=training_charts(files.metrics, marks_of(findings)),
         training=_training(files.metrics),
         audit=audit,
         rejected=[show_row(row) for row in files.rejected[:_REJECTED_SHOWN]],

@@ -37,6 +37,7 @@ class RunFiles:
     calibration: dict[str, Any]
     samples: list[dict[str, Any]]
     findings: list[dict[str, Any]] | None  # None where nobody looked for any
+    diagnosis: dict[str, Any]  # what else findings.json says: what was looked for, what could not be told
     rejected: list[dict[str, Any]]
     checkpoints: list[int]
     model_kind: str | None  # "adapter", "full", or None where there is no model yet
@@ -53,8 +54,9 @@ def read_run(run: Path) -> RunFiles:
     problems: list[str] = []
     metrics = _read_lines(run / "metrics.jsonl", problems)
     audit = _read_mapping(run / "audit.json", problems)
-    rejected, findings = run / "rejected.jsonl", run / "findings.json"
+    rejected = run / "rejected.jsonl"
     is_rejected_due = rejected.exists() or any(mapping(audit.get("rejected")).values())
+    diagnosis = _read_document(run / "findings.json", problems) if (run / "findings.json").exists() else None
     return RunFiles(
         folder=run,
         config=_read_mapping(run / "config.yaml", problems),
@@ -63,7 +65,8 @@ def read_run(run: Path) -> RunFiles:
         evaluation=_read_mapping(run / "eval.json", problems),
         calibration=_read_mapping(run / CALIBRATION, problems) if (run / CALIBRATION).exists() else {},
         samples=_read_lines(run / "samples.jsonl", problems),
-        findings=_read_findings(findings, problems) if findings.exists() else None,
+        findings=_findings(diagnosis, problems) if (run / "findings.json").exists() else None,
+        diagnosis=dict(mapping(diagnosis)),
         rejected=_read_lines(rejected, problems) if is_rejected_due else [],
         checkpoints=_list_checkpoints(run / "checkpoints"),
         model_kind=_model_kind(run / "model"),
@@ -90,15 +93,14 @@ def _read_mapping(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _read_findings(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    content = _read_document(path, problems)
+def _findings(content: Any, problems: list[str]) -> list[dict[str, Any]]:
     if isinstance(content, dict):
         content = content.get("findings")
     if content is None:
         return []
     if isinstance(content, list):
         return [entry for entry in content if isinstance(entry, dict)]
-    problems.append(f"{path.name} is damaged: it should hold a list.")
+    problems.append("findings.json is damaged: it should hold a list.")
     return []
 
 

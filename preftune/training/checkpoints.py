@@ -100,6 +100,26 @@ def load_newest(folder: Path) -> LoadedCheckpoint | None:
     return None
 
 
+def load_tensors(folder: Path, step: int, name: str) -> dict[str, Tensor]:
+    """The group ``name`` of tensors of ``folder/step-N``, on the CPU, its own file verified and no other read.
+
+    PreftuneError where it is not there or not as it was written.
+    """
+    path = _find(folder).get(step)
+    file = f"{name}.safetensors"
+    try:
+        if path is None:
+            raise _Damage("It is not there.")
+        files = _read_manifest(path / MANIFEST, step)
+        if file not in files:
+            raise _Damage(f"It has no {file}.")
+        _verify(path / file, files[file])
+        return load_file(path / file)
+    except (_Damage, OSError, ValueError, SafetensorError) as error:
+        what = f"The checkpoint cannot be used: {error}"
+        raise PreftuneError(what, where=str(path or folder / f"step-{step}"), mend="Choose another.") from error
+
+
 def list_checkpoints(folder: Path) -> list[int]:
     """The steps of the checkpoints in the folder, ascending, verified or not."""
     return sorted(_find(folder))

@@ -15,6 +15,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from preftune.errors import PreftuneError
+from preftune.training.gradient_noise import NAME as GRADIENT_SNR
+from preftune.training.gradient_noise import GradientHalves
+from preftune.training.memory import memory_figures
 from preftune.training.metrics import Averages, MetricsLog, truncate_after
 from preftune.training.optimizer import MasterAdamW, build_optimizer, first_non_finite, gradient_norm
 from preftune.training.schedule import learning_rates
@@ -58,7 +61,8 @@ class Work(Generic[Batch]):
 
     A step without micro-batches changes nothing and counts. ``figures(step)``, asked after them, are further
     figures to log; those in ``shown`` are told to who watches. ``told(step, computed)`` hears of each step done.
-    ``carried`` is what a checkpoint keeps beside the loop's own.
+    ``half(batches)`` is the micro-batch with which the second half of a step begins, whose gradient is compared with
+    the first's (``grad_snr``); 0 where it is not to be. ``carried`` is what a checkpoint keeps beside the loop's own.
     """
 
     module: nn.Module
@@ -73,20 +77,26 @@ class Work(Generic[Batch]):
     figures: Callable[[int], Figures] = lambda step: {}
     shown: Sequence[str] = ()
     told: Callable[[int, Sequence[Computed]], object] = lambda step, computed: None
+    half: Callable[[Sequence[Batch]], int] = lambda batches: 0
     carried: Carried | None = None
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told while the loop runs: each step's figures, and notes of one line."""
+    """Who is told while the loop runs: each step's figures, notes of one line, and what is logged.
+
+    ``on_log(step, values)`` may give a reason to stop; the run then ends as it does on a signal. It is asked in the
+    process that writes the log.
+    """
 
     on_step: Callable[[int, Mapping[str, float]], object] = lambda step, figures: None
     note: Callable[[str], object] = lambda text: None
+    on_log: Callable[[int, Mapping[str, float]], str | None] = lambda step, values: None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended; ``stopped`` names the signal where it did not reach its last step."""
+    """How a run ended; ``stopped`` is the signal or the reason of ``Watch.on_log`` where it is not at its last step."""
 
     steps: int
     nan_steps: int
@@ -105,7 +115,8 @@ def train(
     """Trains ``work.module`` in place, from its newest checkpoint in ``folder`` where ``settings.resume``.
 
     A step with a gradient that is not finite is skipped, counted and named; several in a row raise
-    ``PreftuneError``. On SIGTERM or SIGINT the step is finished, a checkpoint written, and the run ends.
+    ``PreftuneError``. On SIGTERM or SIGINT, or where ``watch.on_log`` gives a reason, the step is finished, a
+    checkpoint written, and the run ends.
     """
     total = settings.total_steps(work.steps_per_epoch)
     rate = learning_rates(settings, learning_rate, total)
@@ -123,20 +134,23 @@ def train(
     begun = time.monotonic()
     first = state.step
     meter = Throughput()
+    halves = GradientHalves(work.module, optimizer) if accelerator.num_processes == 1 else None
     stopped = None
     with _open_log(folder / "metrics.jsonl", state.step, settings.resume, accelerator) as log, StopRequest() as stop:
         while state.step < total and stopped is None:
-            _take_step(work, module, optimizer, state, rate(state.step), settings, accelerator, watch, meter)
+            _take_step(work, module, optimizer, state, rate(state.step), settings, accelerator, watch, meter, halves)
             state.step += 1
             last = state.step == total
+            reason = None
             if state.step % settings.logging_steps == 0 or last:
-                _log(state, work, log, accelerator, meter, watch)
+                reason = _log(state, work, log, accelerator, meter, watch)
             with meter.paused():
                 if state.step == first + 1 and not last:
                     _rehearse(work, module, optimizer, accelerator)
                 if (eval_every and state.step % eval_every == 0) or last:
-                    _record(work.evaluate(state.step), state, work, log, accelerator)
-                stopped = None if last else _asked_to_stop(stop, accelerator)
+                    found = _record(work.evaluate(state.step), state, work, log, accelerator, watch)
+                    reason = reason or found
+                stopped = None if last else _asked_to_stop(stop.name or reason, accelerator)
                 due = save_every and state.step % save_every == 0 and not last
                 if due or stopped:
                     carried = None if work.carried is None else work.carried.state()  # every process has its part
@@ -172,9 +186,9 @@ def _open_log(
     return MetricsLog(path)
 
 
-def _asked_to_stop(stop: StopRequest, accelerator: Accelerator) -> str | None:
-    """The signal that any process was sent: all leave at the same step, or the others would wait for ever."""
-    names = gather_object([stop.name]) if accelerator.num_processes > 1 else [stop.name]
+def _asked_to_stop(own: str | None, accelerator: Accelerator) -> str | None:
+    """Why any process is to stop: all leave at the same step, or the others would wait for ever."""
+    names = gather_object([own]) if accelerator.num_processes > 1 else [own]
     return next((name for name in names if name is not None), None)
 
 
@@ -188,6 +202,7 @@ def _take_step(
     accelerator: Accelerator,
     watch: Watch,
     meter: Throughput,
+    halves: GradientHalves | None,
 ) -> None:
     batches = work.micro_batches(state.step)
     further = work.figures(state.step)
@@ -201,8 +216,11 @@ def _take_step(
         return
     per_item = accelerator.num_processes / work.items(state.step)  # data parallelism averages over processes
     made: list[Computed] = []
+    middle = work.half(batches) if halves else 0
     with optimizer.banking(len(batches) > 1 and accelerator.num_processes == 1):
         for number, batch in enumerate(batches):
+            if halves and number and number == middle:
+                halves.half()
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else accelerator.no_sync(module):
                 computed = work.compute(module, batch)
@@ -212,6 +230,10 @@ def _take_step(
     norm = gradient_norm(optimizer.gradients())
     is_finite = bool(torch.isfinite(norm))
     if is_finite:
+        if halves and middle:
+            share = sum(one.mean_over for one in made[:middle]) / sum(one.mean_over for one in made)
+            powers = halves.compare(share) if 0 < share < 1 else None
+            state.averages.add({GRADIENT_SNR: powers} if powers else {})
         clip = settings.max_grad_norm / (float(norm) + 1e-6) if settings.max_grad_norm else 1.0
         optimizer.step_with(learning_rate, min(clip, 1.0))
         state.nan_in_a_row = 0
@@ -247,20 +269,27 @@ def _log(
     accelerator: Accelerator,
     meter: Throughput,
     watch: Watch,
-) -> None:
+) -> str | None:
     values = _over_processes(state.averages, accelerator).take()
     values |= {"learning_rate": state.learning_rate, "nan_steps": float(state.nan_steps)}
-    values |= meter.take(accelerator.num_processes)
-    _record(values, state, work, log, accelerator)
+    values |= meter.take(accelerator.num_processes) | memory_figures()
+    return _record(values, state, work, log, accelerator, watch)
 
 
 def _record(
-    values: Mapping[str, float], state: LoopState, work: Work[Any], log: MetricsLog | None, accelerator: Accelerator
-) -> None:
+    values: Mapping[str, float],
+    state: LoopState,
+    work: Work[Any],
+    log: MetricsLog | None,
+    accelerator: Accelerator,
+    watch: Watch,
+) -> str | None:
+    """Logs the values; a reason to stop where who watches sees one in them."""
     if values and log is not None:
         log.log(state.step, state.step / work.steps_per_epoch, values)
     if values:
         accelerator.log(dict(values), step=state.step)
+    return watch.on_log(state.step, values) if values and log is not None else None
 
 
 def _over_processes(averages: Averages, accelerator: Accelerator) -> Averages:

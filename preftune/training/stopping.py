@@ -37,3 +37,8 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def exit_code(stopped: str) -> int:
+    """Of a run that was stopped: 128 and the signal's number, as shells have it, or 1 for another reason."""
+    return 128 + signal.Signals[stopped].value if stopped in signal.Signals.__members__ else 1

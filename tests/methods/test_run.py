@@ -113,7 +113,9 @@ def test_files_of_the_run_are_all_there(way: str, world: World, tmp_path: Path) 
     folder = tmp_path / "run"
     summary = run(world, folder, **WAYS[way])
     names = {path.name for path in folder.iterdir()}
-    assert names == {".lock", "audit.json", "config.yaml", "eval.json", "metrics.jsonl", "model", "samples.jsonl"}
+    assert names == {
+        ".lock", "audit.json", "config.yaml", "eval.json", "findings.json", "metrics.jsonl", "model", "samples.jsonl",
+    }  # fmt: skip
     assert summary.folder == folder
     rows = curves(folder)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))

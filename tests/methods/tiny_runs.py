@@ -20,7 +20,7 @@ from tests.tiny_world import World, read_rows
 FULL: dict[str, Any] = {"learning_rate": 3e-3}
 LORA: dict[str, Any] = {"learning_rate": 2e-2, "use_peft": True, "lora_r": 4}
 WAYS = {"full": FULL, "lora": LORA}
-CLOCK = {"time", "pairs_per_second", "tokens_per_second"}
+CLOCK = {"time", "pairs_per_second", "tokens_per_second", "memory/rss_mib"}
 # 45 pairs, 8 to a step: six steps an epoch, the last of five.
 DEFAULTS: dict[str, Any] = {
     "dtype": "float32",

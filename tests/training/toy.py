@@ -87,7 +87,7 @@ class Toy:
 
 def curves(folder: Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl`` without what the clock says."""
-    clock = {"time", "pairs_per_second", "tokens_per_second"}
+    clock = {"time", "pairs_per_second", "tokens_per_second", "memory/rss_mib"}
     return [
         {name: value for name, value in row.items() if name not in clock}
         for row in read_metrics(folder / "metrics.jsonl")

@@ -1,0 +1,80 @@
+"""Intervals by drawing whole clusters anew: what hangs together (the answers to a prompt) stays together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from preftune.evaluate.measures import Measure
+
+DRAWS: Final = 2000
+_NUMBERS_AT_ONCE: Final = 4_000_000  # clusters times draws held at a time
+
+Values = Float[np.ndarray, "items"]
+Numbers = Int[np.ndarray, "items"]
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    unit: str,
+    title: str,
+    explanation: str,
+    seed: int = 0,
+) -> Measure:
+    """The mean of ``values``, items of a cluster drawn together; NaN is left out.
+
+    Of fewer than two clusters nothing is known of others: the interval is endless.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(array)
+    array, numbers = array[known], cluster_numbers([one for one, kept in zip(clusters, known, strict=True) if kept])
+    if len(array) == 0:
+        return Measure(float("nan"), float("-inf"), float("inf"), 0, unit, title, explanation)
+    value, count = float(array.mean()), int(numbers.max()) + 1
+    if count < 2:
+        return Measure(value, float("-inf"), float("inf"), len(array), unit, title, explanation)
+    low, high = mean_interval(array, numbers, seed)
+    return Measure(value, low, high, len(array), unit, title, explanation)
+
+
+def mean_interval(values: Values, clusters: Numbers, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of the mean of ``values``, whose clusters are drawn anew."""
+    sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
+    means = [times @ sums / (times @ sizes) for times in cluster_draws(len(sums), seed)]
+    return interval_of(np.concatenate(means), len(sums))
+
+
+def cluster_draws(clusters: int, seed: int, draws: int = DRAWS) -> Iterator[Float[np.ndarray, "draws clusters"]]:
+    """How often each cluster is in each of ``draws`` samples of as many clusters, a block of samples at a time."""
+    random = np.random.default_rng(seed)
+    block = max(1, min(draws, _NUMBERS_AT_ONCE // clusters))
+    for begin in range(0, draws, block):
+        size = min(block, draws - begin)
+        drawn = random.integers(clusters, size=(size, clusters)) + clusters * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * clusters)  # ten times as fast as multinomial()
+        yield counts.reshape(size, clusters).astype(np.float64)
+
+
+def interval_of(estimates: Float[np.ndarray, "draws"], clusters: int) -> tuple[float, float]:
+    """The 95% percentile interval of resampled estimates, expanded for few clusters.
+
+    Resampling n clusters shows a spread that is too small by sqrt((n - 1) / n), and the normal's tails where t's
+    are due; the percentiles are moved outward by both (Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", section 5.2). At 10 clusters they are the 0.9th and the 99.1th.
+    """
+    from scipy.stats import norm, t
+
+    reach = float(t.ppf(0.975, clusters - 1)) * np.sqrt(clusters / (clusters - 1))
+    tail = float(norm.cdf(-reach))
+    low, high = np.quantile(estimates, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def cluster_numbers(clusters: Sequence[Hashable]) -> Numbers:
+    """Each item's cluster as a number, in the order of first appearance."""
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(one, len(known)) for one in clusters], dtype=np.int64)
