@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from preftune import losses, mini, rewards
+    from preftune.advise.advice import advise
     from preftune.audit.everything import audit
     from preftune.diagnose.given import diagnose_run as diagnose
     from preftune.errors import PreftuneError
@@ -71,6 +72,7 @@ __all__ = [
     "SFTTrainer",
     "SimPOConfig",
     "SimPOTrainer",
+    "advise",
     "audit",
     "diagnose",
     "evaluate",
@@ -79,7 +81,7 @@ __all__ = [
     "rewards",
 ]
 
-_MODULES = ("audit", "diagnose", "evaluate", "losses", "mini", "rewards")
+_MODULES = ("advise", "audit", "diagnose", "evaluate", "losses", "mini", "rewards")
 _ONLINE = ("GRPO", "OnlineDPO", "PPO", "RLOO")
 
 

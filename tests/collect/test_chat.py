@@ -98,7 +98,7 @@ def test_anthropics_protocol_is_spoken_too(server: JudgeServer) -> None:
         ({"response_format", "tools", "logprobs", "temperature"}, Abilities("plain", False, temperature=False)),
         ({"max_tokens"}, Abilities(log_probs=False, max_tokens="max_completion_tokens")),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_what_an_endpoint_refuses_is_left_away_and_that_is_remembered(
     server: JudgeServer, refuses: set[str], found: Abilities
