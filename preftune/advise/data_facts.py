@@ -114,7 +114,7 @@ def _is_checkable(answer: Any) -> bool:
 def _kind(source: object, split: str) -> Kind:
     """The kind of most of the first rows; PreftuneError where there are none."""
     rows = list(islice(rows_of(source, split), _KIND_BY))
-    kinds = Counter(kind_of_row(row.value) for row in rows if not row.problem)
+    kinds: Counter[Kind | None] = Counter(kind_of_row(row.value) for row in rows if not row.problem)
     known: list[tuple[int, Kind]] = [(count, kind) for kind, count in kinds.items() if kind is not None]
     if not known:
         what = "The data has no rows." if not rows else "No row is a pair, a label, a demonstration or a prompt."
