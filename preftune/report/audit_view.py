@@ -73,7 +73,7 @@ class AuditView:
     read: str | None
     used: str | None
     used_percent: float | None  # width of the bar only
-    reasons: list[Fact]
+    reasons: list[tuple[str, str]]
     miscount: str
     lengths: list[Table]
     facts: list[Fact]
@@ -92,7 +92,7 @@ def view_audit(audit: Mapping[str, Any]) -> AuditView | None:
         used=None if used is None else show_number(used),
         used_percent=100 * used / read if read and used is not None and 0 <= used <= read else None,
         reasons=[
-            Fact(humanise(str(reason)), show_plain(count)) for reason, count in islice(rejected.items(), _MOST_REASONS)
+            (humanise(str(reason)), show_plain(count)) for reason, count in islice(rejected.items(), _MOST_REASONS)
         ],
         miscount=_miscount(read, used, rejected),
         lengths=_length_tables(audit),
