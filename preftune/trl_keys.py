@@ -120,7 +120,6 @@ NO_EFFECT: Final[dict[str, str]] = {
     "metric_for_best_model": "the last model is the one kept",
     "no_cuda": "the device is the best one visible; CUDA_VISIBLE_DEVICES='' hides the GPUs",
     "num_completions_to_print": _LOGS,
-    "num_generations_eval": "held-out prompts get one completion each; eval_prompts says how many",
     "num_sample_generations": "samples.jsonl is written at each evaluation",
     "overwrite_output_dir": "whether to continue in a folder that holds a run is decided by resume",
     "pad_to_multiple_of": _PACKED,

@@ -176,7 +176,7 @@ def _settings(
     else:
         steps = math.ceil(data.records * (1 - EVAL_FRACTION) / per_step * settings["num_train_epochs"])
         settings |= {"learning_rate": _learning_rate(method, bool(lean.get("use_peft", True)), steps, model)}
-        settings |= {"logging_steps": max(1, min(10, steps // 20)), "save_steps": max(10, min(500, steps // 3))}
+        settings |= {"save_steps": max(10, min(500, steps // 3))}
     settings |= from_rules
     return {name: value for name, value in settings.items() if name in fields and value is not None}
 
@@ -196,7 +196,6 @@ def _online(method: str, data: DataFacts, wishes: Wishes, batch: int, from_rules
         "gradient_accumulation_steps": max(1, 8 * unit // micro),
         "max_completion_length": room,
         "max_length": _rounded(max(one[0] for one in data.lengths)) + room,
-        "logging_steps": 1,
         "save_steps": 20,
         **({"missing_eos_penalty": 1.0} if method == "ppo" else {}),
         **({"beta": 0.01} if method == "grpo" else {}),

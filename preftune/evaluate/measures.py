@@ -80,7 +80,7 @@ def mean(
     independent = len(set(draws))
     if independent < 2:
         return Measure(centre, float("-inf"), float("inf"), n, unit, title, explanation)
-    half = float(t.ppf(0.975, independent - 1) * np.sqrt(_variance_of_mean(array, draws)))
+    half = float(t.ppf(0.975, independent - 1)) * standard_error(array, draws)
     return Measure(centre, centre - half, centre + half, n, unit, title, explanation)
 
 
@@ -95,6 +95,11 @@ def paired_change(
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     what = "After minus before on the same items; the interval is of the differences."
     return mean(difference, unit, title, what, prompts)
+
+
+def standard_error(values: np.ndarray, clusters: Sequence[Any]) -> float:
+    """Of the mean of ``values``, those of a cluster being free to hang together; NaN of fewer than two clusters."""
+    return float(np.sqrt(_variance_of_mean(values, clusters))) if len(set(clusters)) > 1 else float("nan")
 
 
 def _variance_of_mean(values: np.ndarray, clusters: Sequence[Any]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
-from preftune.evaluate.measures import Measure, mean, paired_change
+from preftune.evaluate.measures import Measure, mean, paired_change, standard_error
 from preftune.methods.answers import Answers
 from preftune.methods.context import Context
 from preftune.methods.moments import Moments, spread_of
@@ -33,7 +33,7 @@ DRAWS = 1_000_003  # apart from the seeds of training's windows
 
 @dataclass(frozen=True)
 class OnlineExaminer:
-    """Measures the policy on prompts that training never sees, one completion each, with the same draws each time.
+    """Measures the policy on prompts that training never sees, with the same draws each time; prompts are the clusters.
 
     ``gold`` are rewards that training never sees either: whether they rise with those it learns from.
     """
@@ -68,9 +68,10 @@ class OnlineExaminer:
             return Moments({}, {}, {})
         was, now = _completions(first), _completions(last)
         size = self.context.config.per_device_eval_batch_size
-        kl = kl_from_reference(self.policy.engine, reference.log_probs, now, size)
-        before = self._measures(first) | answer_lengths(was)
-        after = self._measures(last) | answer_lengths(now) | {KL: kl}
+        prompts = last.groups.tolist()
+        kl = kl_from_reference(self.policy.engine, reference.log_probs, now, size, prompts)
+        before = self._measures(first) | answer_lengths(was, prompts)
+        after = self._measures(last) | answer_lengths(now, prompts) | {KL: kl}
         spreads = {
             REWARD: spread_of(self._rewards(first).tolist(), self._rewards(last).tolist()),
             "length": spread_of([len(one.tokens) for one in was], [len(one.tokens) for one in now]),
@@ -83,7 +84,7 @@ class OnlineExaminer:
         if not n:
             return None
         sampler.sync()
-        return self.collector.collect(sampler, range(n), 1, (config.seed, DRAWS))
+        return self.collector.collect(sampler, range(n), config.num_generations_eval, (config.seed, DRAWS))
 
     def _rewards(self, judged: Judged) -> Float[np.ndarray, "samples"]:
         """The weighted sum, NaN where nothing is known; constraints and penalties are left out of it."""
@@ -94,9 +95,9 @@ class OnlineExaminer:
         if self.gold is None:
             return {}
         scores = self._gold_scores(judged)
-        known = scores[np.isfinite(scores)]
-        error = float(known.std(ddof=1)) / len(known) ** 0.5 if len(known) > 1 else float("nan")
-        return {"gold/score": _mean(scores), "gold/score_se": error, "gold/n": float(len(known))}
+        known = np.isfinite(scores)
+        error = standard_error(scores[known], judged.groups[known])
+        return {"gold/score": _mean(scores), "gold/score_se": error, "gold/n": float(len(set(judged.groups[known])))}
 
     def _gold_moments(self, first: Judged, last: Judged) -> Moments:
         if self.gold is None:
@@ -105,9 +106,9 @@ class OnlineExaminer:
         said = "Mean of rewards that training never saw, on the same completions."
         both = np.isfinite(was) & np.isfinite(now)
         return Moments(
-            {GOLD: _measure(was, "Gold reward", said)},
-            {GOLD: _measure(now, "Gold reward", said)},
-            {GOLD: paired_change(was[both], now[both], "", "Change of gold reward")},
+            {GOLD: _measure(was, first, "Gold reward", said)},
+            {GOLD: _measure(now, last, "Gold reward", said)},
+            {GOLD: paired_change(was[both], now[both], "", "Change of gold reward", last.groups[both].tolist())},
             {GOLD: spread_of(was.tolist(), now.tolist())},
         )
 
@@ -117,26 +118,28 @@ class OnlineExaminer:
         return combine(found.values, np.array(self.gold.weights, dtype=float), judged.groups, failed=found.failed)
 
     def _measures(self, judged: Judged) -> dict[str, Measure]:
-        said = "Mean reward of one completion to each held-out prompt, drawn as in training."
-        measures = {REWARD: _measure(self._rewards(judged), "Reward", said)}
+        said = "Mean reward of completions to held-out prompts, drawn as in training."
+        measures = {REWARD: _measure(self._rewards(judged), judged, "Reward", said)}
         if len(judged.names) > 1:
             for column, name in enumerate(judged.names):
                 said = f"The same of the reward {name} alone, before its weight."
-                measures[f"rewards/{name}"] = _measure(judged.values[:, column], f"Reward {name}", said)
+                measures[f"rewards/{name}"] = _measure(judged.values[:, column], judged, f"Reward {name}", said)
         return measures
 
     def _changes(self, first: Judged, last: Judged) -> dict[str, Measure]:
         was, now = self._rewards(first), self._rewards(last)
         both = np.isfinite(was) & np.isfinite(now)
+        prompts = last.groups
         lengths, lengths_now = ([len(one.drawn.tokens) for one in judged.rollouts] for judged in (first, last))
         return {
-            REWARD: paired_change(was[both], now[both], "", "Change of reward"),
-            "mean_length": paired_change(lengths, lengths_now, "tokens", "Change of answer length"),
+            REWARD: paired_change(was[both], now[both], "", "Change of reward", prompts[both].tolist()),
+            "mean_length": paired_change(lengths, lengths_now, "tokens", "Change of answer length", prompts.tolist()),
         }
 
 
-def _measure(values: np.ndarray, title: str, explanation: str) -> Measure:
-    return mean(values[np.isfinite(values)], "", title, explanation)
+def _measure(values: np.ndarray, judged: Judged, title: str, explanation: str) -> Measure:
+    known = np.isfinite(values)
+    return mean(values[known], "", title, explanation, judged.groups[known].tolist())
 
 
 def _mean(values: np.ndarray) -> float:

@@ -64,6 +64,9 @@ class OnlineConfig(SamplerConfig, CappedConfig):
     eval_prompts: int = Field(
         default=64, ge=0, description="Held-out prompts answered to measure reward and KL; num_completions is not used."
     )
+    num_generations_eval: int = Field(
+        default=1, ge=1, description="Completions of each of them: more narrow the intervals where prompts are few."
+    )
 
     @field_validator("reward_funcs", "reward_weights", "gold_reward_funcs", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from preftune.report.run_files import finite, mapping
 
 FEWEST, BINS = 12, 24
 _TITLES = {
-    "reward": ("Rewards before and after", "of one completion to each held-out prompt"),
+    "reward": ("Rewards before and after", "of completions to held-out prompts"),
     "gold": ("Gold rewards before and after", "of the same completions, by rewards that training never saw"),
     "length": ("Lengths before and after", "in tokens, of answers to held-out prompts"),
 }

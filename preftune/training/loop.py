@@ -129,6 +129,7 @@ def train(
         state = restore_state(folder, work.module, optimizer, work.identity, watch.note, work.carried)
         if not accelerator.is_main_process:
             state.averages = Averages()  # the checkpoint has those of all processes
+    log_every = settings.logging_interval(total)
     save_every = settings.save_interval(total, work.steps_per_epoch)
     eval_every = settings.eval_interval(total, work.steps_per_epoch)
     begun = time.monotonic()
@@ -142,7 +143,7 @@ def train(
             state.step += 1
             last = state.step == total
             reason = None
-            if state.step % settings.logging_steps == 0 or last:
+            if state.step % log_every == 0 or last:
                 reason = _log(state, work, log, accelerator, meter, watch)
             with meter.paused():
                 if state.step == first + 1 and not last:

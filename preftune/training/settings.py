@@ -44,7 +44,11 @@ class TrainingConfig(BaseModel):
     )
     gradient_checkpointing: bool = Field(default=False, description="Compute activations twice to keep fewer of them.")
 
-    logging_steps: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
+    logging_steps: float | None = Field(
+        default=None,
+        gt=0,
+        description="Steps between lines of metrics.jsonl, below 1 a share of all; unset: 10, or fewer in short runs.",
+    )
     eval_strategy: Literal["no", "steps", "epoch"] = Field(
         default="steps", description="When held-out pairs are measured."
     )
@@ -76,6 +80,15 @@ class TrainingConfig(BaseModel):
             return int(self.warmup_steps)
         return math.ceil(total_steps * (self.warmup_steps or self.warmup_ratio))
 
+    def logging_interval(self, total_steps: int) -> int:
+        """Steps between lines of the metrics log; unset, every tenth, but a hundred lines of a short run.
+
+        A detector that asks for forty points would otherwise know nothing of a run of two hundred steps.
+        """
+        if self.logging_steps is None:
+            return min(10, max(1, total_steps // 100))
+        return _steps(self.logging_steps, total_steps)
+
     def save_interval(self, total_steps: int, steps_per_epoch: int) -> int | None:
         """Steps between checkpoints, or None for none."""
         return _interval(self.save_strategy, self.save_steps, total_steps, steps_per_epoch)
@@ -90,4 +103,8 @@ def _interval(strategy: str, steps: float, total_steps: int, steps_per_epoch: in
         return None
     if strategy == "epoch":
         return steps_per_epoch
+    return _steps(steps, total_steps)
+
+
+def _steps(steps: float, total_steps: int) -> int:
     return int(steps) if steps >= 1 else math.ceil(steps * total_steps)

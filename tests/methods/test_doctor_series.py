@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from preftune.evaluate.measures import paired_change
 from preftune.methods.online_settings import OnlineConfig
 from preftune.methods.pairs import confident_accuracy
 from preftune.methods.rollout_figures import advantage_figures, length_correlation
@@ -95,6 +96,22 @@ def test_gold_rewards_are_measured_and_never_learned_from(world: World, tmp_path
     document = json.loads((tmp_path / "gold" / "eval.json").read_text())
     assert document["after"]["gold"]["n"] == evaluations[-1]["gold/n"]
     assert len(document["spreads"]["gold"]["after"]) == evaluations[-1]["gold/n"]
+
+
+def test_several_answers_to_a_held_out_prompt_are_one_draw_of_it(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "rewards.py"
+    file.write_text(REWARD)
+    settings: dict[str, Any] = {"max_steps": 2, "beta": 0.01, "gradient_accumulation_steps": 4}
+    for n in (1, 3):
+        train(world, tmp_path / str(n), "grpo", str(file), num_generations_eval=n, **settings)
+    one, three = (json.loads((tmp_path / str(n) / "eval.json").read_text()) for n in (1, 3))
+    prompts = np.repeat(np.arange(one["after"]["reward"]["n"]), 3)
+    rewards = [np.array(three["spreads"]["reward"][moment]) for moment in ("before", "after")]
+    expected = paired_change(*rewards, "", "", prompts.tolist())
+    found = three["change"]["reward"]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((expected.value, expected.low, expected.high))
+    for measure in (three["after"][name] for name in ("reward", "mean_length", "finished", "kl")):
+        assert measure["n"] == len(prompts)
 
 
 def test_gold_rewards_are_read_as_rewards_are() -> None:

@@ -18,6 +18,7 @@ from preftune.errors import PreftuneError, StorageFullError
 from preftune.training import loop, optimizer
 from preftune.training.checkpoints import list_checkpoints, load_newest
 from preftune.training.optimizer import MasterAdamW
+from preftune.training.settings import TrainingConfig
 from tests.training.toy import RATE, Toy, curves
 
 LAST = 6  # steps of the toy's two epochs
@@ -191,6 +192,16 @@ def test_rows_come_at_their_steps_with_averages_over_them(tmp_path: Path) -> Non
 
 
 PARTS = (slice(0, 4), slice(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("logging_steps", "total", "interval"),
+    [(None, 80, 1), (None, 199, 1), (None, 450, 4), (None, 5000, 10), (7, 80, 7), (0.05, 80, 4), (0.001, 80, 1)],
+)
+def test_short_runs_leave_a_hundred_rows_unless_told_otherwise(
+    logging_steps: float | None, total: int, interval: int
+) -> None:
+    assert TrainingConfig(logging_steps=logging_steps).logging_interval(total) == interval
 
 
 @pytest.mark.parametrize(
