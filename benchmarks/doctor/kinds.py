@@ -49,7 +49,7 @@ class Kind:
 
 
 def on_pairs(method: str, seed: int, /, n: int = 1200, wrong: float | None = None, **settings: Any) -> Plan:
-    """A healthy run on pairs: about two epochs at most, few labels wrong."""
+    """A healthy run on pairs: about two epochs at most, one of a reward model, few labels wrong."""
     draw, world = generator(seed, f"vary {method}"), letters_of(seed)
     drawn = {
         "learning_rate": RATES[method] * 2 ** draw.uniform(-1, 1),
@@ -122,7 +122,7 @@ def _with_figures(method: str) -> Callable[..., Any] | None:
 
 def _solved(seed: int) -> Plan:
     """A task that can be solved: the right answer starts with a vowel; in the end every answer is right."""
-    plan = by_reward("grpo", seed, beta=0.0)
+    plan = by_reward("grpo", seed, beta=0.1)  # without a price all else in the answers would be free to degenerate
     return replace(plan, reward=lambda prompt, answer: float(answer[:1] in tuple("aeiou")), gold=None)
 
 
@@ -151,8 +151,8 @@ def _polarised(seed: int) -> Plan:
 
 
 def _rare(seed: int) -> Plan:
-    """A reward that one answer in ten gets, and two completions a prompt to find it."""
-    plan, world = by_reward("grpo", seed, num_generations=2, per_device_train_batch_size=8), letters_of(seed)
+    """A reward that one answer in ten gets, and two completions of four prompts to find it."""
+    plan, world = by_reward("grpo", seed, num_generations=2, per_device_train_batch_size=4), letters_of(seed)
     return replace(plan, reward=lambda prompt, answer: float(world.gold(answer) > 0.25), gold=None)
 
 
@@ -186,12 +186,16 @@ def _colder(seed: int) -> Plan:
     return replace(by_reward("grpo", seed), within=partial(broken.drawn_colder, 0.5))
 
 
-HEALTHY: Final = tuple(
-    Kind(f"healthy-{method}", partial(on_pairs, method), said=f"{method}, pairs mostly right")
-    for method in ("dpo", "ipo", "kto", "reward")
-) + tuple(
-    Kind(f"healthy-{method}", partial(by_reward, method), said=f"{method}, the reward is gold")
-    for method in ("grpo", "ppo")
+HEALTHY: Final = (
+    *(
+        Kind(f"healthy-{method}", partial(on_pairs, method), said=f"{method}, pairs mostly right")
+        for method in ("dpo", "ipo", "kto")
+    ),
+    Kind("healthy-reward", partial(on_pairs, "reward", n=STEPS * BATCH), said="reward, pairs mostly right, one epoch"),
+    *(
+        Kind(f"healthy-{method}", partial(by_reward, method), said=f"{method}, the reward is gold")
+        for method in ("grpo", "ppo")
+    ),
 )
 TRAPS: Final = (
     Kind("healthy-simpo", partial(on_pairs, "simpo"), said="simpo: rewards without a reference", asked=False),
@@ -212,7 +216,12 @@ BROKEN: Final = (
         ("D07", "D27"),
         "the loss has the wrong sign",
     ),
-    Kind("kl-ppo", lambda seed: by_reward("ppo", seed, kl_coef=0.0, learning_rate=1e-2), ("D08",), "free KL, rate x10"),
+    Kind(
+        "kl-ppo",
+        lambda seed: by_reward("ppo", seed, kl_coef=0.0, learning_rate=3e-2, lr_scheduler_type="constant"),
+        ("D08",),
+        "free KL, rate x30, never falling",
+    ),
     Kind("other-reference-ppo", partial(_other_reference, "ppo"), ("D09", "D14"), "the reference is an untaught model"),
     Kind(
         "many-epochs-ppo",
@@ -243,7 +252,7 @@ BROKEN: Final = (
     ),
     Kind("other-reference", partial(_other_reference, "dpo"), ("D14",), "the reference has read a third"),
     Kind("polarised", _polarised, ("D15",), "half always right, half never"),
-    Kind("group-of-two", _rare, ("D16",), "two completions, a rare reward"),
+    Kind("group-of-two", _rare, ("D16",), "two completions of four prompts, a rare reward"),
     Kind(
         "reward-of-nothing",
         lambda seed: replace(by_reward("grpo", seed), reward=lambda prompt, answer: 0.0),
@@ -262,10 +271,10 @@ BROKEN: Final = (
         "learning rate x1000, for models this small still learn at x30",
     ),
     Kind(
-        "rate-x30-grpo",
-        lambda seed: by_reward("grpo", seed, learning_rate=30 * RATES["grpo"]),
+        "rate-x100-grpo",
+        lambda seed: by_reward("grpo", seed, learning_rate=100 * RATES["grpo"]),
         ("D27", "D06", "D08"),
-        "rate x30",
+        "rate x100, for models this small still learn at x30",
     ),
     Kind("rate-of-nothing", lambda seed: on_pairs("dpo", seed, learning_rate=1e-12), ("D28",), "learning rate 1e-12"),
     Kind("not-finite", lambda seed: _around(on_pairs("dpo", seed), broken.poisoned(0.05, 0.3)), ("D29",), "some rows"),
@@ -280,6 +289,11 @@ BROKEN: Final = (
         "8 passes over what was drawn, rate x5, never falling",
     ),
     Kind("kto-far", lambda seed: on_pairs("kto", seed, learning_rate=3e-2, beta=1.0), ("D38",), "rate x30, beta 1"),
-    Kind("dpo-by-heart", lambda seed: on_pairs("dpo", seed, n=100, max_steps=120), ("D39",), "100 pairs, 38 times"),
+    Kind(
+        "dpo-by-heart",
+        lambda seed: on_pairs("dpo", seed, n=100, wrong=0.1, max_steps=120, learning_rate=2 * RATES["dpo"]),
+        ("D39",),
+        "100 pairs, 38 times, rate x2, 10% flipped",
+    ),
 )
 ALL: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (*HEALTHY, *TRAPS, *BROKEN)}

@@ -92,7 +92,9 @@ def record(kind: str, seed: int, plan: Plan, starts: Path) -> Recorded:
         given = Given(train=list(plan.train), evaluation=list(plan.evaluation) or None, rewards=rewards)
         prepare = plan.around(plan.prepare or find_method(plan.method).prepare())
         try:
-            run(config, prepare, given=given)
+            summary = run(config, prepare, given=given)
+            if summary.training.stopped:  # by Ctrl-C: half a run is none
+                raise SystemExit(f"{kind} {seed}: stopped by {summary.training.stopped}")
         except PreftuneError as stopped:  # by its own checks: what it had logged is what there is
             print(f"{kind} {seed}: {stopped}", flush=True)
         rows = read_metrics(Path(folder) / "run" / "metrics.jsonl")

@@ -146,13 +146,23 @@ def reward_at(runs: Sequence[Run], distance: float) -> float:
     return float(np.interp(distance, kls, rewards)) if distance <= kls[-1] else float("nan")
 
 
+def area(runs: Sequence[Run], upto: float = KLS[-1]) -> float:
+    """The area under a contender's frontier from 0 to ``upto`` nats; NaN if it did not go so far."""
+    kls = np.linspace(0, upto, 61)
+    rewards = [reward_at(runs, distance) for distance in kls]
+    return float(np.trapezoid(rewards, kls))
+
+
 def claims(runs: Sequence[Run]) -> list[Claim]:
-    """DPO earns at least what PPO on a learned reward does, wherever both have been; fine-tuning earns least."""
+    """As the paper found: DPO earns at least what PPO on a learned reward does; fine-tuning earns least."""
     found = []
     for distance in KLS:
         one, other = (_at(runs, name, distance) for name in ("DPO", "PPO, learned reward"))
         if not np.isnan([*one, *other]).any():
             found.append(claim_above(f"{distance:g} nats: DPO above PPO on the learned reward", one, other))
+    areas = [_areas(runs, name) for name in ("DPO", "PPO, learned reward")]
+    if not np.isnan(areas).any():
+        found.append(claim_above("area under the frontier: DPO above PPO on the learned reward", *areas))
     tuned = figures(runs, "reward", contender="SFT on the chosen")
     most = [max(run["reward"] for run in runs if run["seed"] == s and run["contender"] == "DPO") for s in _seeds(runs)]
     return [*found, claim_above("DPO at its best above SFT on the chosen", most, tuned)]
@@ -196,6 +206,10 @@ def _at(runs: Sequence[Run], name: str, distance: float) -> list[float]:
     return [reward_at(own, distance + (-1e-9 if distance else 0)) for own in of]
 
 
+def _areas(runs: Sequence[Run], name: str) -> list[float]:
+    return [area([one for one in runs if (one["seed"], one["contender"]) == (seed, name)]) for seed in _seeds(runs)]
+
+
 def _seeds(runs: Sequence[Run]) -> list[int]:
     return sorted({run["seed"] for run in runs})
 
@@ -206,8 +220,10 @@ def _frontier_table(runs: Sequence[Run]) -> str:
         found = [_at(runs, name, distance) for distance in KLS]
         cells = ["" if np.isnan(rewards).any() else told(over_seeds(rewards), 2, 1) for rewards in found]
         if name != "SFT on the chosen":
-            rows.append([name, *cells])
-    return markdown(["nats from the reference", *(f"{distance:g}" for distance in KLS)], rows)
+            areas = _areas(runs, name)
+            rows.append([name, *cells, "" if np.isnan(areas).any() else told(over_seeds(areas), 2, 1)])
+    header = ["nats from the reference", *(f"{distance:g}" for distance in KLS), f"area, 0 to {KLS[-1]:g}"]
+    return markdown(header, rows)
 
 
 def _runs_table(runs: Sequence[Run]) -> str:

@@ -9,14 +9,29 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
+
 from preftune.diagnose.detector import Detector
 from preftune.diagnose.detectors.reading import LEARNED, ONLINE, is_solved, number
 from preftune.diagnose.findings import Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Series
-from preftune.diagnose.statistics import falls, head, is_enough, last_two, part, rises, tail, too_few
+from preftune.diagnose.statistics import (
+    LEAST_IN_WINDOW,
+    falls,
+    head,
+    is_enough,
+    last_two,
+    part,
+    rises,
+    tail,
+    too_few,
+    window,
+)
 
 LOW, OF_FIRST = 0.1, 0.2  # nats a token; of the first
 TIED: Final = 0.5  # of the groups, by which a fall to a fifth is told even above LOW
+NEARLY_ALL: Final = 0.9  # of the groups: by then no reward can teach any more
+GAINS: Final = 0.05  # of the reward's span, above the best of the first half
 EARLY, LOST = 0.1, 0.7  # of the steps, of the entropy
 HIGH, OF_ALL = 1.5, 0.5  # of the first; of that of tokens drawn blindly
 HIGH_UNKNOWN: Final = 3.0  # nats a token, where the vocabulary is not known
@@ -33,8 +48,8 @@ def detect_collapse(log: RunLog) -> Outcome:
         return Nothing()
     at_first = float(entropy.finite().values[0]) if first.n else 0.0
     start = max(first.location, at_first)
-    low = OF_FIRST * start if _is_tied(log) else min(LOW, OF_FIRST * start)
-    if all(one.location < low for one in ends) and not _still_rises(reward):
+    low = OF_FIRST * start if _is_tied(log, TIED) else min(LOW, OF_FIRST * start)
+    if all(one.location < low for one in ends) and (_is_tied(log, NEARLY_ALL) or not _still_rises(reward)):
         return _collapsed(log, entropy, start, ends[1].location)
     early = part(entropy.finite(), 0, max(round(EARLY * len(entropy.finite())), 5))
     lost = 1 - float(early.values[-1]) / at_first if at_first > 0 else 0.0
@@ -43,16 +58,20 @@ def detect_collapse(log: RunLog) -> Outcome:
     return Nothing()
 
 
-def _is_tied(log: RunLog) -> bool:
-    """True where most groups have nothing to compare any more."""
+def _is_tied(log: RunLog, share: float) -> bool:
+    """True where more than this share of the groups has nothing to compare any more."""
     tied = log.get("frac_reward_zero_std")
-    return tied is not None and is_enough(tied) and min(one.location for one in last_two(tied)) > TIED
+    return tied is not None and is_enough(tied) and min(one.location for one in last_two(tied)) > share
 
 
 def _still_rises(reward: Series) -> bool:
-    """True where the later half of the curve rises."""
+    """True where the later half of the curve rises, to where the first half has not been."""
     finite = reward.finite()
-    return rises(part(finite, len(finite) // 2, None), 0.05)
+    half = len(finite) // 2
+    if not rises(part(finite, half, None), 0.05):
+        return False
+    windows = [window(part(finite, begin, begin + LEAST_IN_WINDOW)).location for begin in range(0, half, 5)]
+    return tail(finite).location > max(windows) + GAINS * float(np.ptp(finite.values))
 
 
 def _collapsed(log: RunLog, entropy: Series, first: float, last: float, early: float | None = None) -> Finding:

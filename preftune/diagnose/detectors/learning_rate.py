@@ -36,6 +36,7 @@ REMEDY: Final = (
     "anew "
     "from the same start: what is broken does not mend."
 )
+FOR_LONG: Final = 0.1  # of the run
 STILL: Final = 2.0  # standard errors
 NO_GRADIENT: Final = 1e-12
 
@@ -120,7 +121,7 @@ def _leaps(loss: Series | None, norm: Series | None) -> Evidence | None:
 
 
 def _reward_ruined(log: RunLog) -> Evidence | None:
-    """The reward, for good, below what the start earned, or far below what the run had reached."""
+    """The reward below what the start earned, for good or for a tenth of the run, or far below what it had reached."""
     reward = log.get(*LEARNED)
     if reward is None or not is_enough(reward):
         return None
@@ -134,6 +135,14 @@ def _reward_ruined(log: RunLog) -> Evidence | None:
     if ends < start(finite) - WORSE * each and ends < best.location - WORSE * each:
         what = f"{reward.name} at the end, {start(finite):.3g} at first,"
         return Evidence(reward.name, what, ends, start(finite) - WORSE * each)
+    size = max(round(FOR_LONG * len(finite)), 5)
+    worst = min(
+        (window(part(finite, i, i + size)) for i in range(0, len(finite) - size + 1, max(size // 5, 1))), key=_place
+    )
+    untouched = float(finite.values[0])  # rates this high ruin the second line already
+    if worst.location < untouched - WORSE * each:
+        what = f"{reward.name} about step {worst.first_step}, {untouched:.3g} at first,"
+        return Evidence(reward.name, what, worst.location, untouched - WORSE * each)
     gained = best.location - first
     if gained > WORSE * each and ends < best.location - max(0.5 * gained, WORSE * each):
         what = f"{reward.name} at the end, {best.location:.3g} near step {best.first_step},"

@@ -39,17 +39,21 @@ def detect(log: RunLog) -> Outcome:
     confident, accuracy = log.get(*CONFIDENT), log.get(*ACCURACY)
     if (audited := _of_audit(log)) is not None:
         return audited
+    unsure: CannotTell | None = None
     if confident is not None and len(confident.finite()) >= LEAST_EVALUATIONS:
-        return _by_the_surest(log, confident.finite())
+        outcome = _by_the_surest(log, confident.finite())
+        if not isinstance(outcome, CannotTell):
+            return outcome
+        unsure = outcome
     far = log.get(STRONGLY_WRONG)
     if far is not None and len(far.finite()) >= LEAST_EVALUATIONS and (found := _by_the_far(log, far.finite())):
         return found
     trained = log.get(*TRAINED)
     if accuracy is None or trained is None:
-        return CannotTell("It needs held-out pairs: eval_rewards/accuracies beside rewards/accuracies.")
+        return unsure or CannotTell("It needs held-out pairs: eval_rewards/accuracies beside rewards/accuracies.")
     if len(accuracy.finite()) < LEAST_EVALUATIONS or len(trained.finite()) < LEAST_POINTS:
-        return CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations and {LEAST_POINTS} logged steps.")
-    return _by_rote(log, accuracy.finite(), trained)
+        return unsure or CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations and {LEAST_POINTS} logged steps.")
+    return _by_rote(log, accuracy.finite(), trained) or unsure or Nothing()
 
 
 def _by_the_surest(log: RunLog, confident: Series) -> Outcome:
@@ -81,13 +85,13 @@ def _by_the_far(log: RunLog, far: Series) -> Finding | None:
     return _finding(log, "likely", what, share, evidence, far)
 
 
-def _by_rote(log: RunLog, accuracy: Series, trained: Series) -> Outcome:
+def _by_rote(log: RunLog, accuracy: Series, trained: Series) -> Finding | None:
     known = float(np.median(accuracy.values[-2:]))
     before, after = last_two(trained)
     above = min(before.location, after.location) - known
     peak = float(accuracy.values.max())
     if not (above > BY_ROTE and peak < LOW and rises(trained)):
-        return Nothing()
+        return None
     what = (
         f"Training accuracy climbs to {after.location:.0%} while held-out accuracy never passed {peak:.0%}: pairs are "
         "learned by heart, not by what they have in common."

@@ -28,10 +28,12 @@ def detect_overfit(log: RunLog) -> Outcome:
         return too_few(loss)
     best = int(np.argmin(evaluations.values))
     least, ends = float(evaluations.values[best]), evaluations.values[-2:]
-    falls = tail(loss).location < head(loss).location - noise(loss)
+    latest = tail(loss)
+    falls = latest.location < head(loss).location - noise(loss)
+    is_better_known = latest.location + 2 * latest.error < ends.min()  # what was trained on than what was held out
     gap = _gap(log)
     evidence = []
-    if len(evaluations) - best > 2 and ends.min() > RISEN * least and falls:
+    if len(evaluations) - best > 2 and ends.min() > RISEN * least and falls and is_better_known:
         what = "held-out loss over its least"
         evidence.append(Evidence(held_out.name, what, float(ends.mean()) / least, RISEN))
     if gap is not None and gap > APART and (evidence or ends.min() > least):

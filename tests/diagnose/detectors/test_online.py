@@ -28,6 +28,20 @@ def ppo(name: str, **changes: Any) -> Outcome:
             "D06",
             {"entropy": np.abs(noisy(rising(1.2, 0.02), 0.005)), "reward": noisy(np.minimum(line(0, 6), 1.5), 0.05)},
         ),
+        (  # the reward gains next to nothing any more, however surely
+            "D06",
+            {"entropy": np.abs(noisy(rising(1.2, 0.02), 0.005)), "reward": np.minimum(line(0, 6), 1.5) + line(0, 0.01)},
+        ),
+        (  # and comes back only to where it was
+            "D06",
+            {
+                "entropy": np.abs(noisy(rising(1.2, 0.02), 0.005)),
+                "reward": noisy(
+                    np.concatenate([line(0, 2, 35), np.full(15, 2), np.full(20, -1), line(1, 2, 10), np.full(40, 2)]),
+                    0.02,
+                ),
+            },
+        ),
         ("D07", {"entropy": noisy(line(1.2, 6.0), 0.05), "reward": noisy(line(1, -1), 0.05)}),
         ("D08", {"objective__kl": np.concatenate([line(0, 5, 100), line(5, 90, 20)])}),
         ("D09", {"kl": noisy(0.05, 0.001)}),
@@ -45,6 +59,10 @@ def ppo(name: str, **changes: Any) -> Outcome:
         ("D34", {"sampling__importance_sampling_ratio__mean": noisy(0.7, 0.02)}),
         ("D35", {"clip_ratio__high_mean": noisy(0.5, 0.02), "config": {"num_iterations": 16}}),
         ("D27", {"reward": noisy(np.concatenate([line(0, 1, 60), line(1, -3, 60)]), 0.05)}),
+        (  # ruined by the first step; what it wins back later does not make it good
+            "D27",
+            {"reward": noisy(np.concatenate([[0.0], np.full(19, -1.0), line(-1, 0.1, 30), np.full(70, 0.1)]), 0.05)},
+        ),
         ("D28", {"objective__kl": np.full(N, 1e-7), "reward": noisy(0.2, 0.1)}),
     ],
 )
@@ -69,6 +87,7 @@ def test_what_is_broken_is_found(name: str, changes: dict[str, Any]) -> None:
         ("D16", {"grad_snr": noisy(0.0, 0.05), "config": {"num_generations": 2}}),  # the reward rises
         ("D16", {"grad_snr": noisy(0.0, 0.05), "reward": noisy(0.2, 0.1)}),  # eight completions
         ("D27", {"loss": noisy(0.0, 0.05)}),
+        ("D27", {"reward": noisy(np.concatenate([line(0, 1, 60), np.full(4, -1.0), line(1, 1.5, 56)]), 0.05)}),  # brief
         ("D28", {"reward": noisy(0.2, 0.1)}),  # the policy moves, though the reward does not
         ("D35", {"clip_ratio__high_mean": noisy(0.5, 0.02), "config": {"num_iterations": 1}}),
     ],

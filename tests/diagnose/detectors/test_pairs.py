@@ -50,6 +50,16 @@ def test_accuracy_that_climbs_by_rote_is_a_hint() -> None:
     assert found.certainty == "hint"
 
 
+def test_a_model_surest_of_nothing_may_still_have_learned_by_rote() -> None:
+    found = mislabelled(
+        np.full(10, 0.5),
+        rewards__accuracies=np.clip(noisy(line(0.5, 0.8), 0.03), 0, 1),
+        eval_rewards__accuracies=np.full(10, 0.52),
+    )
+    assert isinstance(found, Finding)
+    assert found.certainty == "hint"
+
+
 def test_what_an_audit_found_is_told_again() -> None:
     log = healthy("dpo")
     audit = {"findings": [{"id": "mislabelled-pairs", "what": "12 pairs look wrong.", "evidence": "of 300"}]}
@@ -130,6 +140,12 @@ def test_reward_model_that_learns_by_heart_is_seen() -> None:
     assert found.first_step == 36
 
 
+def test_held_out_loss_that_wavers_in_a_single_pass_is_no_learning_by_heart() -> None:
+    """Training loss is then of pairs never seen before, as the held-out one is: it is no lower."""
+    wavering = np.array([0.62, 0.55, 0.5, 0.46, 0.49, 0.5, 0.51, 0.5, 0.52, 0.5])
+    assert ask("D19", healthy("reward", eval_loss=wavering)) == Nothing()
+
+
 def test_scores_that_drift_together_are_seen() -> None:
     assert isinstance(ask("D22", healthy("reward", mean_reward=noisy(line(0, 12), 0.1))), Finding)
     assert ask("D22", healthy("reward")) == Nothing()
@@ -169,7 +185,7 @@ def test_audits_are_told_again() -> None:
     }
 
     def of(*findings: Any) -> RunLog:
-        audit = {"findings": list(findings), "leaked": {}, "duplicates": {}, "read": 10}
+        audit = {"findings": list(findings), "leaked_prompts": 0, "duplicates": 0, "read": 10}
         return RunLog("run", "test", log.series, {}, "dpo", (), {"audit": audit})
 
     found = ask("D24", of(leaked))
