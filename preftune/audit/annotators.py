@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from preftune.audit.findings import Finding, Share, count_of, share_of
-from preftune.audit.many_rates import holm, wilson_bounds
+from preftune.audit.many_rates import holm
 from preftune.audit.truth import Truth, choice_of_others, infer_truth
 from preftune.audit.votes import CHOICES, FIRST, NOBODY, SECOND, TIE, Bools, Floats, Ints, Votes
 from preftune.data.records import Choice
 from preftune.errors import PreftuneError
+from preftune.intervals import wilson
 
 FEW_VOTES = 10  # of a person, below which nothing is said about him
 AGREEMENT_GAP = 0.15  # points of agreement by which a person must miss the others on the same items
@@ -283,8 +284,9 @@ def _figures(votes: Votes, truth: Truth, measured: _Measured) -> tuple[Annotator
 
 
 def _rates(counts: Ints, n: Ints) -> list[Rate]:
-    lows, highs = wilson_bounds(counts, n)
-    rows = zip(_share(counts, n).tolist(), lows.tolist(), highs.tolist(), n.tolist(), strict=True)
+    shares = _share(counts, n)
+    lows, highs = wilson(shares, n)
+    rows = zip(shares.tolist(), lows.tolist(), highs.tolist(), n.tolist(), strict=True)
     return [Rate(value, low, high, size) if size else Rate(None, None, None, 0) for value, low, high, size in rows]
 
 

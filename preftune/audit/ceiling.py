@@ -22,9 +22,10 @@ import numpy as np
 from scipy.special import betaln
 from scipy.stats import beta, binom
 
-from preftune.audit.clusters import bootstrap_interval, clustered_share, prompt_numbers, wilson
+from preftune.audit.clusters import bootstrap_interval, clustered_share, prompt_numbers
 from preftune.audit.findings import Finding, Share, count_of
 from preftune.data.records import Pair, normal_text
+from preftune.intervals import wilson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -282,7 +283,7 @@ def _half_width(rows: float) -> float:
     if rows <= 0:
         return CHANCE
     low, high = wilson(USUAL_ACCURACY, rows)
-    return (high - low) / 2
+    return float(high - low) / 2
 
 
 def _parts(

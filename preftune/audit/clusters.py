@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from preftune.audit.findings import Share
 from preftune.data.records import Pair
 from preftune.data.split import prompt_key
-
-NORMAL_95 = 1.959963984540054
+from preftune.intervals import wilson
 
 
 def prompt_numbers(pairs: Sequence[Pair]) -> NDArray[np.int64]:
@@ -27,8 +26,8 @@ def clustered_share(hits: ArrayLike, clusters: ArrayLike, title: str, explanatio
     n = len(values)
     if not n:
         return Share(None, None, None, 0, title, explanation, unit)
-    low, high = wilson(float(values.mean()), n / design_effect(values, clusters))
-    return Share(float(values.mean()), low, high, n, title, explanation, unit)
+    low, high = wilson(values.mean(), n / design_effect(values, clusters))
+    return Share(float(values.mean()), float(low), float(high), n, title, explanation, unit)
 
 
 def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
@@ -45,14 +44,6 @@ def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
     sums = np.bincount(index, weights=array - array.mean())
     clustered = count / (count - 1) * float((sums**2).sum()) / n
     return max(1.0, clustered / float(independent))
-
-
-def wilson(value: float, n: float) -> tuple[float, float]:
-    """The 95% interval of a share among ``n`` independent rows, which need not be a whole number (Wilson 1927)."""
-    z2 = NORMAL_95**2
-    centre = (value + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_95 / (1 + z2 / n) * float(np.sqrt(value * (1 - value) / n + z2 / (4 * n**2)))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def folds_by_cluster(clusters: ArrayLike, folds: int, seed: int) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from preftune.intervals import wilson
+
 
 @dataclass(frozen=True)
 class Share:
@@ -42,10 +44,8 @@ def share_of(count: int, n: int, title: str, explanation: str) -> Share:
     """``count`` of ``n`` with Wilson's 95% interval; without figures where ``n`` is 0."""
     if not n:
         return Share(None, None, None, 0, title, explanation)
-    from scipy.stats import binomtest
-
-    interval = binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return Share(count / n, float(interval.low), float(interval.high), n, title, explanation)
+    low, high = wilson(count / n, n)
+    return Share(count / n, float(low), float(high), n, title, explanation)
 
 
 def count_of(number: int, noun: str) -> str:

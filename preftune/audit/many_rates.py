@@ -1,21 +1,10 @@
-"""Many rates at once: Wilson's intervals, and Holm's correction of as many tests."""
+"""Many tests at once: Holm's correction."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from preftune.audit.votes import Floats, Ints
-
-Z_95 = 1.959963984540054  # of a two-sided 95% interval
-
-
-def wilson_bounds(counts: Ints, n: Ints) -> tuple[Floats, Floats]:
-    """Wilson's 95% intervals of ``counts`` of ``n`` (rates,); NaN where ``n`` is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share, size = counts / n, n + Z_95**2
-        centre = (counts + Z_95**2 / 2) / size
-        half = Z_95 / size * np.sqrt(n * share * (1 - share) + Z_95**2 / 4)
-    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+from preftune.audit.votes import Floats
 
 
 def holm(p_values: Floats) -> Floats:

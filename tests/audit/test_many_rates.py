@@ -1,21 +1,7 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
-from preftune.audit.many_rates import holm, wilson_bounds
-
-
-def test_wilson_bounds_are_scipys() -> None:
-    counts, n = np.array([0, 1, 8, 50, 999]), np.array([5, 1, 10, 100, 1000])
-    lows, highs = wilson_bounds(counts, n)
-    for count, size, low, high in zip(counts, n, lows, highs, strict=True):
-        interval = binomtest(int(count), int(size)).proportion_ci(method="wilson")
-        assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-12)
-
-
-def test_wilson_bounds_of_nothing_are_not_numbers() -> None:
-    lows, highs = wilson_bounds(np.array([0]), np.array([0]))
-    assert np.isnan(lows).all() and np.isnan(highs).all()
+from preftune.audit.many_rates import holm
 
 
 def test_holm_multiplies_by_the_tests_that_are_left() -> None:
