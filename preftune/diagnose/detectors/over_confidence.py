@@ -9,12 +9,14 @@ import numpy as np
 from preftune.diagnose.detector import Detector
 from preftune.diagnose.detectors.reading import ON_PAIRS
 from preftune.diagnose.findings import CannotTell, Evidence, Finding, Nothing, Outcome
-from preftune.diagnose.series import RunLog
+from preftune.diagnose.series import RunLog, Series
 from preftune.diagnose.statistics import is_enough, last_two, rises, too_few
 
 SURE: Final = 0.98
 RISEN: Final = 1.05  # of its least, the held-out loss
 FLAT: Final = 0.2  # of what training's margin gained, that held-out pairs' did
+APART: Final = 0.15  # training above held-out accuracy
+BETTER: Final = 0.02  # held-out accuracy that a later half must win
 LEAST_EVALUATIONS: Final = 4
 
 
@@ -26,22 +28,15 @@ def detect(log: RunLog) -> Outcome:
         return too_few(accuracy)
     if min(one.location for one in last_two(accuracy)) <= SURE or not rises(margins):
         return Nothing()
-    held_out, others = log.get("eval_loss"), log.get("eval_rewards/margins")
-    there = [one for one in (held_out, others) if one is not None and len(one.finite()) >= LEAST_EVALUATIONS]
-    if not there:
-        return CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations of loss or margins.")
-    evidence = []
-    if held_out is not None and len(held_out.finite()) >= LEAST_EVALUATIONS:
-        values = held_out.finite().values
-        least = float(values.min())
-        if values[-2:].min() > RISEN * least and len(values) - int(np.argmin(values)) > 2:
-            evidence.append(Evidence(held_out.name, "held-out loss over its least", float(values[-1]) / least, RISEN))
-    if others is not None and len(others.finite()) >= LEAST_EVALUATIONS:
-        values, half = others.finite().values, len(others.finite()) // 2
-        own = last_two(margins)[1].location - float(np.interp(others.steps[half], margins.steps, margins.values))
-        gained = float(values[-1] - values[half])
-        if own > 0 and gained < FLAT * own and own > 0.5 * abs(float(values[-1])):
-            evidence.append(Evidence(others.name, "held-out margin's gain over training's", gained / own, FLAT))
+    loss, gain, known = (_evaluated(log, name) for name in ("loss", "rewards/margins", "rewards/accuracies"))
+    if loss is None and gain is None and known is None:
+        return CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations of loss, margins or accuracies.")
+    signs = (
+        None if loss is None else _loss_rises(loss),
+        None if gain is None else _margins_stay(gain, margins),
+        None if known is None else _is_right_on_seen_pairs_only(known, accuracy),
+    )
+    evidence = [one for one in signs if one is not None]
     if not evidence:
         return Nothing()
     return Finding(
@@ -58,6 +53,36 @@ def detect(log: RunLog) -> Outcome:
         evidence=tuple(evidence),
         source="Azar et al. 2023 (arXiv:2310.12036)",
     )
+
+
+def _evaluated(log: RunLog, name: str) -> Series | None:
+    series = log.get(f"eval_{name}")
+    return None if series is None or len(series.finite()) < LEAST_EVALUATIONS else series.finite()
+
+
+def _loss_rises(loss: Series) -> Evidence | None:
+    values, least = loss.values, float(loss.values.min())
+    if values[-2:].min() <= RISEN * least or len(values) - int(np.argmin(values)) <= 2:
+        return None
+    return Evidence(loss.name, "held-out loss over its least", float(values[-1]) / least, RISEN)
+
+
+def _margins_stay(gain: Series, margins: Series) -> Evidence | None:
+    values, half = gain.values, len(gain) // 2
+    own = last_two(margins)[1].location - float(np.interp(gain.steps[half], margins.steps, margins.values))
+    gained = float(values[-1] - values[half])
+    if own <= 0 or gained >= FLAT * own or own <= 0.5 * abs(float(values[-1])):
+        return None
+    return Evidence(gain.name, "held-out margin's gain over training's", gained / own, FLAT)
+
+
+def _is_right_on_seen_pairs_only(known: Series, accuracy: Series) -> Evidence | None:
+    """Far more of the pairs it has seen, and no more of the others than half-way."""
+    half, ends = known.values[: len(known) // 2], float(known.values[-2:].mean())
+    apart = last_two(accuracy)[1].location - ends
+    if apart <= APART or ends > float(half.max()) + BETTER:
+        return None
+    return Evidence(known.name, "training above held-out accuracy", apart, APART)
 
 
 OVER_CONFIDENCE = Detector("D39", "over-confidence", detect, (("rewards/accuracies",), ("rewards/margins",)), ON_PAIRS)

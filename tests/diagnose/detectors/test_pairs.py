@@ -116,6 +116,20 @@ def test_accuracy_in_steps_of_an_eighth_is_no_certainty() -> None:
     assert ask("D39", healthy("dpo", rewards__accuracies=eighths)) == Nothing()
 
 
+def test_pairs_known_by_heart_are_told_by_accuracies_alone() -> None:
+    """Margins and loss of held-out pairs may still win a little, by growing on those that were right before."""
+    series = {
+        "rewards__accuracies": np.ones(N),
+        "rewards__margins": noisy(line(0, 5), 0.05),
+        "eval_loss": np.linspace(0.6, 0.5, 10),
+        "eval_rewards__margins": np.linspace(0.1, 2.5, 10),
+    }
+    found = ask("D39", healthy("dpo", eval_rewards__accuracies=np.full(10, 0.72), **series))
+    assert isinstance(found, Finding) and found.certainty == "hint"
+    assert ask("D39", healthy("dpo", eval_rewards__accuracies=np.linspace(0.6, 0.95, 10), **series)) == Nothing()
+    assert ask("D39", healthy("dpo", eval_rewards__accuracies=np.linspace(0.5, 0.75, 10), **series)) == Nothing()
+
+
 def test_kto_beyond_its_sigmoid_is_seen() -> None:
     found = ask("D38", healthy("kto", rewards__chosen=line(0, 12), rewards__rejected=line(0, -12), kl=np.zeros(N)))
     assert isinstance(found, Finding)
