@@ -48,7 +48,9 @@ class Kind:
         return not self.caught_by
 
 
-def on_pairs(method: str, seed: int, /, n: int = 1200, wrong: float | None = None, **settings: Any) -> Plan:
+def on_pairs(
+    method: str, seed: int, /, n: int = 1200, wrong: float | None = None, held_out: int = HELD_OUT, **settings: Any
+) -> Plan:
     """A healthy run on pairs: about two epochs at most, one of a reward model, few labels wrong."""
     draw, world = generator(seed, f"vary {method}"), letters_of(seed)
     drawn = {
@@ -72,7 +74,7 @@ def on_pairs(method: str, seed: int, /, n: int = 1200, wrong: float | None = Non
         method,
         {"max_steps": STEPS, **drawn, **settings},
         pairs_of(world, n, "pairs", noise),
-        pairs_of(world, HELD_OUT, "held out", noise),
+        pairs_of(world, held_out, "held out", noise),
         prepare=_with_figures(method),
     )
 
@@ -166,6 +168,10 @@ def _collapsed(seed: int) -> Plan:
         return right / 8 - 0.1 * abs(len(answer) - len(word))
 
     return replace(plan, reward=spelled, gold=None)
+
+
+def _mislabelled(share: float, seed: int) -> Plan:
+    return on_pairs("dpo", seed, n=2400, wrong=share, held_out=400, max_steps=2 * STEPS)
 
 
 def _around(plan: Plan, around: broken.Around) -> Plan:
@@ -262,8 +268,8 @@ BROKEN: Final = (
     Kind(
         "reward-by-heart", lambda seed: on_pairs("reward", seed, n=100, max_steps=120), ("D19",), "100 pairs, 38 times"
     ),
-    Kind("mislabelled-40", lambda seed: on_pairs("dpo", seed, wrong=0.4), ("D23",), "40% of the labels flipped"),
-    Kind("mislabelled-25", lambda seed: on_pairs("dpo", seed, wrong=0.25), ("D23",), "25% flipped", asked=False),
+    Kind("mislabelled-40", partial(_mislabelled, 0.4), ("D23",), "40% of the labels flipped, 400 pairs held out"),
+    Kind("mislabelled-25", partial(_mislabelled, 0.25), ("D23",), "25% flipped", asked=False),
     Kind(
         "rate-x1000",
         lambda seed: on_pairs("dpo", seed, learning_rate=1000 * RATES["dpo"], lr_scheduler_type="constant_with_warmup"),
