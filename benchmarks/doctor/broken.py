@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -113,6 +115,37 @@ def poisoned(share: float, begin: float) -> Around:
     return _changed(change)
 
 
+def blind_critic(prepare: Prepare) -> Prepare:
+    """The value model's head is noise, and nothing of the model learns."""
+
+    def change(context: Context[Any], job: Job[Any]) -> Job[Any]:
+        value: Any = job.engine.value
+        draw = torch.Generator().manual_seed(context.config.seed)
+        for name, weight in value.named_parameters():
+            weight.requires_grad_(False)
+            if "score" in name:
+                weight.data.copy_(torch.randn(weight.shape, generator=draw))
+        return job
+
+    return _changed(change)(prepare)
+
+
+def leaking(prepare: Prepare) -> Prepare:
+    """Each step keeps a MiB that nobody needs, of memory that no step before had: pages of its own."""
+
+    def change(context: Context[Any], job: Job[Any]) -> Job[Any]:
+        kept: list[mmap.mmap] = []
+
+        def compute(module: nn.Module, batch: Sequence[Any]) -> Computed:
+            kept.append(mmap.mmap(-1, 1 << 20))
+            kept[-1].write(bytes(1 << 20))
+            return job.compute(module, batch)
+
+        return replace(job, compute=compute)
+
+    return _changed(change)(prepare)
+
+
 def turned_round(prepare: Prepare) -> Prepare:
     """The loss has the wrong sign."""
     return _changed(_turned)(prepare)
@@ -128,6 +161,22 @@ def _turned(context: Context[Any], job: Job[Any]) -> Job[Any]:
 
 def _changed(change: Callable[[Context[Any], Job[Any]], Job[Any]]) -> Around:
     return lambda prepare: lambda context: change(context, prepare(context))
+
+
+@contextmanager
+def grouped_anyhow(seed: int) -> Iterator[None]:
+    """Completions are shuffled before they are compared with their group, which is then one of many prompts."""
+    from preftune.methods import grpo
+
+    draw, original = np.random.default_rng(seed), grpo.group_advantages
+
+    def shuffled(online: Any, rewards: np.ndarray) -> np.ndarray:
+        order, advantages = draw.permutation(len(rewards)), np.empty(len(rewards))
+        advantages[order] = original(online, rewards[order])
+        return advantages
+
+    with patch.object(grpo, "group_advantages", shuffled):
+        yield
 
 
 @contextmanager

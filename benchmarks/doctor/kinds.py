@@ -237,6 +237,9 @@ BROKEN: Final = (
         ("D10",),
         "16 passes, rate x10, never falling",
     ),
+    Kind(
+        "blind-critic", lambda seed: _around(by_reward("ppo", seed), broken.blind_critic), ("D11",), "a critic of noise"
+    ),
     Kind("twins", _twins, ("D12",), "sides that differ in a letter"),
     Kind(
         "reference-is-policy",
@@ -259,6 +262,12 @@ BROKEN: Final = (
     Kind("other-reference", partial(_other_reference, "dpo"), ("D14",), "the reference has read a third"),
     Kind("polarised", _polarised, ("D15",), "half always right, half never"),
     Kind("group-of-two", _rare, ("D16",), "two completions of four prompts, a rare reward"),
+    Kind(
+        "shuffled",
+        lambda seed: replace(by_reward("grpo", seed), within=partial(broken.grouped_anyhow, seed)),
+        ("D17",),
+        "completions are shuffled before they are grouped",
+    ),
     Kind(
         "reward-of-nothing",
         lambda seed: replace(by_reward("grpo", seed), reward=lambda prompt, answer: 0.0),
@@ -293,6 +302,12 @@ BROKEN: Final = (
         ),
         ("D35",),
         "8 passes over what was drawn, rate x5, never falling",
+    ),
+    Kind(
+        "leaking",
+        lambda seed: _around(on_pairs("dpo", seed, n=4000, max_steps=250), broken.leaking),
+        ("D36",),
+        "a MiB a step",
     ),
     Kind("kto-far", lambda seed: on_pairs("kto", seed, learning_rate=3e-2, beta=1.0), ("D38",), "rate x30, beta 1"),
     Kind(
