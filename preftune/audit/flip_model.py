@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from preftune.audit.clusters import NORMAL_95
 from preftune.audit.pair_features import Floats
+from preftune.intervals import NORMAL_95
 
 RATES = np.linspace(0.0, 0.49, 50)  # a rate of one half would make the labels coin flips, and nothing could be known
 STEEPEST = 30.0  # slope times the margins' deviation; perfectly separated rows have no finite slope

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
-from preftune.audit.clusters import NORMAL_95
 from preftune.audit.pair_features import Floats
+from preftune.intervals import NORMAL_95
 
 RIDGE = 1e-3  # pairs' worth of pull towards 0 of each coefficient: enough for separated rows to have an end
 _STEPS, _NEAR = 50, 1e-10

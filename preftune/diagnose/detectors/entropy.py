@@ -30,8 +30,8 @@ from preftune.diagnose.statistics import (
 
 LOW, OF_FIRST = 0.1, 0.2  # nats a token; of the first
 TIED: Final = 0.5  # of the groups, by which a fall to a fifth is told even above LOW
-NEARLY_ALL: Final = 0.9  # of the groups: by then no reward can teach any more
-GAINS: Final = 0.05  # of the reward's span, above the best of the first half
+NEARLY_ALL: Final = 0.8  # of the groups: by then next to nothing is taught any more
+GAINS: Final = 0.05  # of the reward's span, above the best of what came before
 EARLY, LOST = 0.1, 0.7  # of the steps, of the entropy
 HIGH, OF_ALL = 1.5, 0.5  # of the first; of that of tokens drawn blindly
 HIGH_UNKNOWN: Final = 3.0  # nats a token, where the vocabulary is not known
@@ -65,12 +65,12 @@ def _is_tied(log: RunLog, share: float) -> bool:
 
 
 def _still_rises(reward: Series) -> bool:
-    """True where the later half of the curve rises, to where the first half has not been."""
+    """True where the last third of the curve rises, to where the rest has not been."""
     finite = reward.finite()
-    half = len(finite) // 2
-    if not rises(part(finite, half, None), 0.05):
+    late = 2 * len(finite) // 3
+    if not rises(part(finite, late, None), 0.05):
         return False
-    windows = [window(part(finite, begin, begin + LEAST_IN_WINDOW)).location for begin in range(0, half, 5)]
+    windows = [window(part(finite, begin, begin + LEAST_IN_WINDOW)).location for begin in range(0, late, 5)]
     return tail(finite).location > max(windows) + GAINS * float(np.ptp(finite.values))
 
 

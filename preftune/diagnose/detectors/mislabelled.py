@@ -24,6 +24,7 @@ STRONGLY_WRONG: Final = "eval_rewards/strongly_wrong"
 ACCURACY: Final = ("eval_rewards/accuracies", "eval_accuracy")
 TRAINED: Final = ("rewards/accuracies", "accuracy")
 LEARNED: Final = 0.55  # where the model is surest it must be right more often than this, or it knows nothing
+LEARNS: Final = 0.04  # accuracy where it is surest that the last third of the evaluations still wins
 WRONG: Final = 0.15  # of the surest quarter
 SURELY_WRONG: Final = 0.12  # the lower end of that share's interval
 FAR: Final = 0.12  # of all held-out pairs, with a margin below -2
@@ -61,7 +62,7 @@ def _by_the_surest(log: RunLog, confident: Series) -> Outcome:
     ends = confident.values[-2:]
     if ends.max() < LEARNED or confident.values.max() > ends.max() + 0.12:
         return CannotTell("The model is right by chance only where it is surest: it has learned too little to judge.")
-    if confident.values[-1] > confident.values[:-2].max() + 0.02:
+    if confident.values[-1] > confident.values[:-2].max() + 0.02 or _won_lately(confident) > LEARNS:
         return Nothing()  # still learning
     wrong = 1 - float(ends.mean())
     low, high = _interval(wrong, n)
@@ -73,6 +74,13 @@ def _by_the_surest(log: RunLog, confident: Series) -> Outcome:
     )
     evidence = (Evidence(confident.name, "share labelled against the model where it is surest", wrong, WRONG),)
     return _finding(log, "likely", what, wrong, evidence, confident)
+
+
+def _won_lately(confident: Series) -> float:
+    """What the last third of the evaluations has over the middle one."""
+    third = len(confident) // 3
+    middle, late = confident.values[-2 * third : -third], confident.values[-third:]
+    return float(late.mean() - middle.mean()) if third else 0.0
 
 
 def _by_the_far(log: RunLog, far: Series) -> Finding | None:
