@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
 
 Method: TypeAlias = Literal["moves", "propensities", "given", "none"]
-_Z: Final = 1.959963984540054
 _RIDGE: Final = 0.01  # on log factors, so that a place without clicks has one; a hundredth of a click's information
 _STEPS: Final = 100
 _TOLERANCE: Final = 1e-10
@@ -235,6 +234,8 @@ def _standard_errors(logs: Floats, shown: Floats, clicked: Floats) -> Floats:
 def _factors(logs: Floats, errors: Floats) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     import numpy as np
 
-    parts = (logs, logs - _Z * errors, logs + _Z * errors)
+    from preftune.intervals import NORMAL_95
+
+    parts = (logs, logs - NORMAL_95 * errors, logs + NORMAL_95 * errors)
     value, low, high = (tuple(float(each) for each in np.exp(part)) for part in parts)
     return value, low, high
