@@ -292,7 +292,7 @@ BROKEN: Final = (
         "rate x100, for models this small still learn at x30",
     ),
     Kind("rate-of-nothing", lambda seed: on_pairs("dpo", seed, learning_rate=1e-12), ("D28",), "learning rate 1e-12"),
-    Kind("not-finite", lambda seed: _around(on_pairs("dpo", seed), broken.poisoned(0.05, 0.3)), ("D29",), "some rows"),
+    Kind("not-finite", lambda seed: _around(on_pairs("dpo", seed), broken.poisoned(0.1, 0.3)), ("D29",), "some rows"),
     Kind("always-clipped", lambda seed: on_pairs("dpo", seed, max_grad_norm=1e-3), ("D30",), "clipped to 0.001"),
     Kind("drawn-colder", _colder, ("D34",), "drawn at temperature 0.5"),
     Kind(
