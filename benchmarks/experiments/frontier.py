@@ -148,7 +148,7 @@ def reward_at(runs: Sequence[Run], distance: float) -> float:
 
 def area(runs: Sequence[Run], upto: float = KLS[-1]) -> float:
     """The area under a contender's frontier from 0 to ``upto`` nats; NaN if it did not go so far."""
-    kls = np.linspace(0, upto, 61)
+    kls = np.linspace(0, upto - 1e-6, 61)  # the best's own last point lies there but for rounding
     rewards = [reward_at(runs, distance) for distance in kls]
     return float(np.trapezoid(rewards, kls))
 
@@ -231,10 +231,12 @@ def _runs_table(runs: Sequence[Run]) -> str:
     for name, betas in BETAS.items():
         for beta in betas:
             of = {"contender": name, "beta": beta}
-            cells = [told(over_seeds(figures(runs, figure, **of)), 2, 1) for figure in ("kl", "reward", "best_reward")]
-            if figures(runs, "kl", **of):
+            kls, rewards, best = (figures(runs, figure, **of) for figure in ("kl", "reward", "best_reward"))
+            if kls:
+                shares = over_seeds([one / most for one, most in zip(rewards, best, strict=True)])
+                cells = [*(told(over_seeds(one), 2, 1) for one in (kls, rewards)), told(shares, 1)]
                 rows.append([f"{name}{f', beta {beta:g}' if beta else ''}", *cells])
-    return markdown(["", "KL, nats", "true reward", "best reward at that KL"], rows)
+    return markdown(["", "KL, nats", "true reward", "of the best at that KL, %"], rows)
 
 
 if __name__ == "__main__":
