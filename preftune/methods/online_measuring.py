@@ -118,7 +118,9 @@ class OnlineExaminer:
         return combine(found.values, np.array(self.gold.weights, dtype=float), judged.groups, failed=found.failed)
 
     def _measures(self, judged: Judged) -> dict[str, Measure]:
-        said = "Mean reward of completions to held-out prompts, drawn as in training."
+        each = len(judged.rollouts) // judged.n_groups
+        completions = "one completion" if each == 1 else f"{each} completions"
+        said = f"Mean reward of {completions} to each of {judged.n_groups} held-out prompts, drawn as in training."
         measures = {REWARD: _measure(self._rewards(judged), judged, "Reward", said)}
         if len(judged.names) > 1:
             for column, name in enumerate(judged.names):
