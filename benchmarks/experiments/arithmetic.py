@@ -53,7 +53,7 @@ from benchmarks.experiments.sums import (
 HELD_OUT = 500
 ENOUGH = 0.4  # of the held-out sums, to end SFT
 SFT_ROUND, SFT_BATCH, SFT_RATE, MOST_ROUNDS = 25, 64, 1e-3, 80
-GROUP, PROMPTS_A_STEP, STEPS, RATE = 8, 16, 900, 2e-4
+GROUP, PROMPTS_A_STEP, STEPS, RATE = 8, 16, 1400, 2e-4
 LOGGED_EVERY = 10
 PROBED, PROBES = 200, 64  # training sums whose rate of right answers is measured, and answers to each
 GRPO, CONTROL = "GRPO", "GRPO, rewards shuffled"
