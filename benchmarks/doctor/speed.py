@@ -113,10 +113,10 @@ def grow(method: str, lines: int, step_time: float) -> dict[str, Any]:
         doctor = LiveDoctor(Path(folder), method, SETTINGS, lambda text: None, clock=lambda: now)
         for step, row in rows_of(log):
             now += step_time
-            before, begun = doctor._spent, time.perf_counter()
+            before, begun = doctor._lines_looked, time.perf_counter()
             doctor.on_log(step, row)
             costs.append(time.perf_counter() - begun)
-            if doctor._spent > before:
+            if doctor._lines_looked > before:
                 looks.append(costs[-1])
     tenth = max(lines // 10, 1)
     return {

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from preftune.advise.data_facts import DataFacts, checkable, read_data
 from preftune.advise.duration import DurationEstimate, Speed, estimate_duration, measure_speed
 from preftune.advise.facts import Wishes, known_facts, plan_facts
-from preftune.advise.machine_facts import MachineFacts, read_machine
+from preftune.advise.machine_facts import MachineFacts, planned_gpu, read_machine
 from preftune.advise.memory import MemoryEstimate, trained_parameters
 from preftune.advise.model_facts import ModelFacts, read_model
 from preftune.advise.recipe import Recipe, make_recipe, memory_of
@@ -22,7 +22,6 @@ from preftune.data.read import read_prompts
 from preftune.errors import PreftuneError
 
 Progress = Callable[[str, float | None], AbstractContextManager[Any]]
-_SHOWN_FINDINGS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ def advise(
     taught: bool | None = None,
     probe: int = 0,
     timing: bool = True,
+    gpu_memory: float | None = None,
     output: str = "out",
     split: str = "train",
     eval_split: str = "test",
@@ -120,7 +120,8 @@ def advise(
     """Which method these data, this model and this machine call for, and why.
 
     ``probe`` prompts are answered by the model where answers can be checked, to see how often it is right; ``timing``
-    takes seconds to time layers of the model. ``taught`` says whether the model answers already, where its name and
+    takes seconds to time layers of the model. ``gpu_memory`` plans for a GPU with so many GiB instead of this machine,
+    and times nothing. ``taught`` says whether the model answers already, where its name and
     template mislead. Raises PreftuneError where nothing can be read; data that are no use give an Advice without a
     method.
     """
@@ -146,7 +147,7 @@ def advise(
     if probe and model is not None and (found.checkable is not None or rewards):
         with show("asking the model", probe * 8) as bar:
             success = _probe(data, model, rewards, probe, split, seed, getattr(bar, "advance", None))
-    machine = read_machine()
+    machine = read_machine() if gpu_memory is None else planned_gpu(gpu_memory)
     facts = known_facts(found, found_model, wishes, success)
     held = holding(facts)
     choices = sorted((one for one in held if one.rule.method), key=lambda one: -one.rule.weight)
@@ -158,7 +159,7 @@ def advise(
     method = choices[0].rule.method
     recipe = _recipe(method, held, facts, found, found_model, machine, wishes, output)
     with show("timing layers of the model", None):
-        estimates = _estimates(recipe, found, found_model, machine, timing)
+        estimates = _estimates(recipe, found, found_model, machine, timing and gpu_memory is None)
     facts |= plan_facts(recipe, estimates, found, machine.available)
     held = holding(facts)
     decided = (choices[0], *(one for one in held if _speaks_of(one, method)))

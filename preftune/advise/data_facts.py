@@ -36,7 +36,8 @@ class DataFacts:
     ``records`` are what a method would train on, ``prompts`` how many different ones they have. ``lengths`` are those
     of a sample, in tokens; ``counted`` is False where they are estimated from characters. ``noise`` is the share of
     flipped labels that held-out evidence points to, ``evidence`` how often that evidence agrees with the labels.
-    ``findings`` are the audit's.
+    ``held_out`` are the rows of the evaluation data, None where there are none. ``undecided`` is the share of
+    comparisons without a winner. ``findings`` are the audit's.
     """
 
     source: str
@@ -57,6 +58,8 @@ class DataFacts:
     duplicates: float
     contradictions: float
     leaked_prompts: int | None
+    held_out: int | None
+    undecided: float
     has_confidence: bool
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -177,6 +180,8 @@ def _of_judged(
         duplicates=basics.duplicates / max(1, len(found)),
         contradictions=basics.contradictions / max(1, len(found)),
         leaked_prompts=basics.leaked_prompts,
+        held_out=None if evaluation is None else len(evaluation),
+        undecided=1 - decided / max(1, len(found)),
         has_confidence=any(getattr(record, "confidence", None) is not None for record in records),
         findings=tuple(findings),
         notes=tuple(notes),
@@ -229,6 +234,8 @@ def _of_unjudged(source: object, kind: Kind, tokenizer: Any, split: str, limit: 
         duplicates=0.0,
         contradictions=0.0,
         leaked_prompts=None,
+        held_out=None,
+        undecided=0.0,
         has_confidence=False,
         findings=(),
         notes=tuple(notes),

@@ -41,7 +41,7 @@ def known_facts(
     """The facts that decide on a method."""
     epochs = wishes.epochs or advised_epochs(data.records)
     checked = None if data.checkable is None else data.checkable.value
-    held_out = None if wishes.eval_data else round(EVAL_FRACTION * data.records)
+    held_out = data.held_out if wishes.eval_data else round(EVAL_FRACTION * data.records)
     facts: dict[str, Value] = {
         "paired": data.kind == "pair",
         "labelled": data.kind == "label",
@@ -53,6 +53,8 @@ def known_facts(
         "duplicates": data.duplicates,
         "contradictions": data.contradictions,
         "leaked": data.leaked_prompts,
+        "undecided": data.undecided,
+        "unusable": sum(data.rejected.values()) / max(1, data.read),
         "has_confidence": data.has_confidence,
         "checkable": checked if checked is not None else 0.0,
         "has_reward": bool(wishes.rewards) or (checked or 0.0) >= 0.8,
@@ -62,6 +64,7 @@ def known_facts(
         "held_out": held_out,
         "seen_difference": None if not held_out else 1.96 * math.sqrt(0.25 / held_out),
         **_noise(data.noise),
+        **_share("evidence", data.evidence),
         **_share("agreement", data.agreement),
         **_share("longer_wins", data.longer_wins),
         **_share("desirable", data.desirable),
@@ -92,7 +95,7 @@ def _noise(noise: Share | None) -> dict[str, Value]:
 
 
 def _rarer(desirable: Share | None) -> dict[str, Value]:
-    """KTO's weight of the rarer kind: its total is then 3/4 to 1 of the other's, as the authors keep it."""
+    """KTO's weight of the rarer kind, by which both kinds count alike; None where there is one kind only."""
     share = None if desirable is None else desirable.value
     if share is None or not 0 < share < 1:
         return {"rarer_weight": None}

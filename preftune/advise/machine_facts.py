@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from preftune.errors import PreftuneError
 
 MIB = 2**20
 
@@ -59,6 +61,22 @@ def read_machine() -> MachineFacts:
         threads=torch.get_num_threads(),
         has_bfloat16=weight_dtype(ModelConfig(model="-"), device) == torch.bfloat16,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    )
+
+
+def planned_gpu(gib: float) -> MachineFacts:
+    """A machine that is not here: one GPU with so many GiB free; PreftuneError for none."""
+    if not gib > 0:
+        raise PreftuneError(f"A GPU has no {gib:g} GiB.", where="--gpu-memory", mend="For example --gpu-memory 80.")
+    here = read_machine()
+    return replace(
+        here,
+        device="cuda",
+        name=f"a GPU with {gib:g} GiB, not this machine",
+        memory=gib * 1024,
+        available=gib * 1024,
+        has_bfloat16=True,
+        load=None,
     )
 
 

@@ -82,22 +82,16 @@ def make_recipe(
 ) -> Recipe:
     """The leanest step down from what is wanted that fits into ROOM of the free memory; else the leanest of all."""
     name = "MODEL" if model is None else model.name
-    stages = [
-        Stage(stage, _settings(stage, data, model, wishes, facts, before_rules, {}))
-        for stage in before
-        if stage != method
-    ]
     recipe = None
     for lean in _leaner(method, data, wishes):
-        settings = _settings(method, data, model, wishes, facts, from_rules, lean)
-        recipe = Recipe((*stages, Stage(method, settings)), output, name)
+        last = Stage(method, _settings(method, data, model, wishes, facts, from_rules, lean))
+        earlier = (stage for stage in before if stage != method)
+        stages = (Stage(stage, _settings(stage, data, model, wishes, facts, before_rules, lean)) for stage in earlier)
+        recipe = Recipe((*stages, last), output, name)
         if model is None or _fits(recipe, data, model, machine):
             break
     assert recipe is not None
-    lean = {key: recipe.settings[key] for key in _SHARED if key in recipe.settings}
-    return Recipe(
-        tuple(Stage(one.method, {**one.settings, **lean}) for one in stages) + recipe.stages[-1:], output, name
-    )
+    return recipe
 
 
 def memory_of(recipe: Recipe, data: DataFacts, model: ModelFacts, machine: MachineFacts) -> MemoryEstimate:
@@ -115,9 +109,6 @@ def memory_of(recipe: Recipe, data: DataFacts, model: ModelFacts, machine: Machi
 
 def _fits(recipe: Recipe, data: DataFacts, model: ModelFacts, machine: MachineFacts) -> bool:
     return memory_of(recipe, data, model, machine).peak <= ROOM * machine.available
-
-
-_SHARED: Final = ("use_peft", "gradient_checkpointing", "load_in_4bit", "per_device_train_batch_size")
 
 
 def _leaner(method: str, data: DataFacts, wishes: Wishes) -> Iterator[dict[str, Any]]:
@@ -154,10 +145,10 @@ def _settings(
     from_rules: Mapping[str, Any],
     lean: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All that is to be said beyond the method's defaults."""
+    """All that is to be said beyond the method's defaults; the micro-batch of ``lean`` may be that of a later stage."""
     fields = METHODS[method].config_class().model_fields
     per_step = _items_a_step(method, data.records)
-    batch = int(lean.get("per_device_train_batch_size", per_step))
+    batch = min(per_step, int(lean["per_device_train_batch_size"]))
     settings: dict[str, Any] = {
         "model": "MODEL" if model is None else model.name,
         "data": data.source,
@@ -174,8 +165,9 @@ def _settings(
     if method in ONLINE:
         settings |= _online(method, data, wishes, batch, from_rules)
     else:
-        steps = math.ceil(data.records * (1 - EVAL_FRACTION) / per_step * settings["num_train_epochs"])
-        settings |= {"learning_rate": _learning_rate(method, bool(lean.get("use_peft", True)), steps, model)}
+        held_out = settings.get("eval_fraction", 0.0)
+        steps = math.ceil(data.records * (1 - held_out) / per_step * settings["num_train_epochs"])
+        settings |= {"learning_rate": _learning_rate(method, bool(lean["use_peft"]), steps, model)}
         settings |= {"save_steps": max(10, min(500, steps // 3))}
     settings |= from_rules
     return {name: value for name, value in settings.items() if name in fields and value is not None}

@@ -29,6 +29,8 @@ FEWEST: Final = 100  # pairs
 MOST: Final = 4_000  # pairs trained on; of more, so many at random
 SEEDS: Final = 10
 LEVEL: Final = 0.05
+LITTLE: Final = 0.02  # of accuracy; as in the plateau test of `preftune align`
+WEAK: Final = 0.65  # accuracy below which there is little to lose
 PENALTY: Final = 3.0  # scikit-learn's C; sides have length 1, so 1 to 10 differ little
 
 Trained: TypeAlias = Callable[[Disturbed, NDArray[np.int64]], NDArray[np.float64]]  # margins of held-out rows
@@ -60,7 +62,7 @@ class Dose:
 @dataclass(frozen=True)
 class Stress:
     """Curves of each problem. ``worst`` is the one that surely costs most at a quarter of the rows, None where it
-    cannot be told; ``verdict`` says so in a sentence, ``against`` by how much the dearest exceeds each other.
+    cannot be told; ``headline`` and ``verdict`` say so, ``against`` by how much ``dearest`` exceeds each other.
     """
 
     source: str
@@ -71,7 +73,9 @@ class Stress:
     undisturbed: Estimate
     curves: Mapping[str, tuple[Dose, ...]]
     worst: str | None
+    headline: str
     verdict: str
+    dearest: str | None
     against: Mapping[str, Estimate]
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,23 +168,35 @@ def _judged(
     }
     undisturbed = interval(flat, ratio)
     costs = {name: flat - np.array(found[COMPARED]) for name, found in doses.items() if COMPARED in found}
-    worst, against, verdict = worst_of(costs, undisturbed, ratio)
-    return Stress(source, pairs, held_out, len(flat), model, undisturbed, curves, worst, verdict, against)
+    found = worst_of(costs, undisturbed, ratio)
+    return Stress(source, pairs, held_out, len(flat), model, undisturbed, curves, **vars(found))
 
 
-def worst_of(
-    costs: Mapping[str, Floats], undisturbed: Estimate, ratio: float
-) -> tuple[str | None, dict[str, Estimate], str]:
-    """The problem that surely costs most, by how much it exceeds each other, and the verdict in a sentence.
+@dataclass(frozen=True)
+class Comparison:
+    """What the costs at a quarter of the rows say; see ``Stress``."""
+
+    worst: str | None
+    headline: str
+    verdict: str
+    dearest: str | None
+    against: Mapping[str, Estimate]
+
+
+def worst_of(costs: Mapping[str, Floats], undisturbed: Estimate, ratio: float) -> Comparison:
+    """The problem that surely costs most, by how much it exceeds each other, and the verdict.
 
     ``costs`` are a value a seed. The dearest is compared with every other at LEVEL over their number (Bonferroni),
-    and must cost more than nothing.
+    and must cost more than nothing. Where none does, they cost little if none may cost LITTLE, all intervals together.
     """
     share = f"a quarter of the rows ({COMPARED:.0%})"
+    unknown = "Cannot tell which data problem costs most"
     if undisturbed.low <= 0.5:
-        return None, {}, "Cannot tell: the model learns nothing surely from the data as they are."
+        right = f"{undisturbed.value:.1%} right, {undisturbed.low:.1%} to {undisturbed.high:.1%}"
+        told = f"The model learns nothing surely from the data as they are ({right})."
+        return Comparison(None, unknown, told, None, {})
     if not costs:
-        return None, {}, f"No problem was tried at {share}."
+        return Comparison(None, unknown, f"No problem was tried at {share}.", None, {})
     ranked = sorted(costs, key=lambda name: -float(costs[name].mean()))
     dearest, others = ranked[0], ranked[1:]
     level = LEVEL / max(1, len(others))
@@ -188,16 +204,18 @@ def worst_of(
     own = interval(costs[dearest], ratio)
     points = f"{100 * own.value:.1f} points of held-out accuracy ({100 * own.low:.1f} to {100 * own.high:.1f})"
     if own.low <= 0:
-        return None, against, f"None of them surely costs anything at {share}; the dearest, {dearest}, {points}."
+        most = max(interval(values, ratio, LEVEL / len(costs)).high for values in costs.values())
+        headline = f"No data problem costs {100 * LITTLE:g} points here" if most < LITTLE else unknown
+        told = f"At {share} none surely costs anything; the dearest, {dearest}, {points}."
+        if undisturbed.value < WEAK:
+            told += f" Undisturbed the model is right in {undisturbed.value:.1%} only, so it has little to lose."
+        return Comparison(None, headline, told, dearest, against)
     unclear = [name for name in others if against[name].low <= 0]
     if unclear:
-        told = ", ".join(unclear)
-        return (
-            None,
-            against,
-            f"Cannot tell which costs most at {share}: {dearest} costs {points}, and {told} may as well.",
-        )
-    return dearest, against, f"At {share} {dearest} costs most: {points}."
+        told = f"At {share} {dearest} costs {points}, and {', '.join(unclear)} may cost as much."
+        return Comparison(None, unknown, told, dearest, against)
+    headline = f"{dearest.capitalize()} costs most"
+    return Comparison(dearest, headline, f"At {share} {dearest} costs {points}.", dearest, against)
 
 
 # --- trainings ------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ def advise(
     taught: Annotated[bool | None, Parameter(negative="--base")] = None,
     probe: int = 0,
     timing: bool = True,
+    gpu_memory: float | None = None,
     split: str = "train",
     eval_split: str = "test",
     limit: int | None = None,
@@ -44,6 +45,7 @@ def advise(
       preftune advise pairs.jsonl
       preftune advise pairs.jsonl --model Qwen/Qwen3-0.6B --output config.yaml
       preftune advise sums.jsonl --model Qwen/Qwen3-0.6B --probe 16
+      preftune advise pairs.jsonl --model Qwen/Qwen3-4B --gpu-memory 80
 
     Parameters
     ----------
@@ -61,6 +63,7 @@ def advise(
     taught: The model answers already (--base: it does not), where its name and template mislead.
     probe: Let the model answer so many checkable prompts, to see how often it is right; needs the model's weights.
     timing: Time layers of the model on this machine (--no-timing: skip it).
+    gpu_memory: Plan for a GPU with so many GiB, not for this machine; nothing is timed.
     split: Split of a hub data set or datasets folder.
     eval_split: The same for eval_data.
     limit: Read at most so many rows.
@@ -84,6 +87,7 @@ def advise(
         taught=taught,
         probe=probe,
         timing=timing,
+        gpu_memory=gpu_memory,
         output=run_output,
         split=split,
         eval_split=eval_split,

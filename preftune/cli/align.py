@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +39,7 @@ def align(
     Parameters
     ----------
     model: What it starts from: folder or hub name.
-    data: Preference pairs; 15% of the prompts decide, 15% are looked at once, at the end.
+    data: Preference pairs; 20% decide, by prompt, and 15% are looked at once, at the end.
     output: Folder of the way: a folder a stage, align.json, report.html, and the model.
     betas: Betas of DPO that are tried; 0.1, 0.3 and 0.03.
     sft: Begin with SFT (--no-sft: do not); by default where the model was not taught to answer.
@@ -60,6 +59,7 @@ def align(
     from preftune.methods.reporting import Reporter
     from preftune.pipeline.align import align as go
     from preftune.pipeline.align_options import BETAS, AlignOptions
+    from preftune.training.stopping import exit_code
 
     options = AlignOptions(
         model=model,
@@ -84,9 +84,10 @@ def align(
 
     found = go(options, Reporter(notify, progress), on_stage=on_stage)
     if found.stopped is not None:
-        notify(f"stopped by {found.stopped} in stage {found.stopped_in}; the same command goes on")
-        code = 128 + signal.Signals[found.stopped].value
-        return Outcome({"folder": str(found.folder), "stopped": found.stopped, "stopped_in": found.stopped_in}, code)
+        where = "" if found.stopped_in is None else f" in stage {found.stopped_in}"
+        notify(f"stopped by {found.stopped}{where}; the same command goes on")
+        document = {"folder": str(found.folder), "stopped": found.stopped, "stopped_in": found.stopped_in}
+        return Outcome(document, exit_code(found.stopped))
     _tell(found)
     document = {"folder": str(found.folder), "model": str(found.model), "report": str(found.report), **found.document}
     return Outcome(document | {"broken": list(found.broken)}, FOUND_WRONG if found.broken else DONE)

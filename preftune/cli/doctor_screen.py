@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,58 +10,49 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
+from preftune.diagnose.telling import by_reason
+from preftune.report.rendering import printable
+
 _COLOURS: Final = {"error": "bold red", "warning": "yellow", "hint": "cyan"}
-_NOUNS: Final = {"error": "errors", "warning": "warnings", "hint": "hints"}
 
 
 def doctor_screen(document: Mapping[str, Any], *, is_one: bool = True) -> Iterator[RenderableType]:
     """The document line by line; with several runs each begins with its name."""
-    method = document.get("method") or "method not known"
-    head = f"{document['name']} ({document['tool']}, {method}, {document['steps']:,} steps)"
-    yield f"[bold]{escape(head)}[/bold]" if not is_one else f"[dim]{escape(head)}[/dim]"
+    yield f"[bold]{_text(_head(document))}[/bold]" if not is_one else f"[dim]{_text(_head(document))}[/dim]"
     yield from _verdict(document)
     for finding in document["findings"]:
         yield from finding_lines(finding)
     yield from _unclear(document["cannot_tell"])
     for note in document.get("notes", ()):
-        yield _wrapped(f"[dim]note: {escape(note)}[/dim]")
+        yield _wrapped(f"[dim]note: {_text(note)}[/dim]")
+
+
+def _head(document: Mapping[str, Any]) -> str:
+    if document["tool"] in ("audit", "judge"):  # documents, which have neither method nor steps
+        return f"{document['name']} ({'an audit of data' if document['tool'] == 'audit' else 'an audit of judges'})"
+    steps = f"{document['steps']:,} step{'' if document['steps'] == 1 else 's'}"
+    return f"{document['name']} ({document['tool']}, {document.get('method') or 'method not known'}, {steps})"
 
 
 def finding_lines(finding: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What, where, the figures, how sure, and what helps."""
     colour = _COLOURS.get(finding["severity"], "dim")
     where = shown_steps(finding["first_step"], finding["last_step"])
+    place = f"{where}, " if finding["last_step"] > 0 else ""  # what a document tells is of no step
     sure = {"certain": "certain", "likely": "likely", "hint": "a hint"}[finding["certainty"]]
     yield ""
     yield _wrapped(
-        f"[{colour}]{finding['severity']}[/] [bold]{escape(finding['title'])}[/bold] "
-        f"[dim]{escape(finding['id'])}, {where}, {sure}[/dim]"
+        f"[{colour}]{finding['severity']}[/] [bold]{_text(finding['title'])}[/bold] "
+        f"[dim]{_text(finding['id'])}, {place}{sure}[/dim]"
     )
-    yield _indented(escape(finding["what"]))
+    yield _indented(_text(finding["what"]))
     if finding["evidence"]:
-        yield _indented(f"[dim]figures[/dim] {escape(finding['evidence'])}")
+        yield _indented(f"[dim]figures[/dim] {_text(finding['evidence'])}")
     if finding["why"]:
-        yield _indented(f"[dim]cause[/dim] {escape(finding['why'])}")
-    yield _indented(f"[dim]mend[/dim] {escape(finding['remedy'])}")
+        yield _indented(f"[dim]cause[/dim] {_text(finding['why'])}")
+    yield _indented(f"[dim]mend[/dim] {_text(finding['remedy'])}")
     if finding.get("source"):
-        yield _indented(f"[dim]source {escape(finding['source'])}[/dim]")
-
-
-def verdict(document: Mapping[str, Any]) -> str:
-    """One sentence: what was found, or that nothing was, of how much that could be told."""
-    findings, unclear = document["findings"], document["cannot_tell"]
-    looked = len(document["checked"])
-    if findings:
-        counts = Counter(finding["severity"] for finding in findings)
-        told = [f"{counts[kind]} {kind if counts[kind] == 1 else _NOUNS[kind]}" for kind in _NOUNS if counts[kind]]
-        return f"{_listed(told)} found; the first: {findings[0]['title']}."
-    if not looked:
-        return "Nothing can be told: the log is too short, or lacks what detectors read."
-    checks = f"{looked} check{'s' if looked != 1 else ''}"
-    if len(unclear) >= looked:
-        return f"Nothing was found by {checks}, but {len(unclear)} cannot tell: this is no clean bill of health."
-    limits = f"; {len(unclear)} cannot tell" if unclear else ""
-    return f"Nothing wrong was found by {checks}{limits}."
+        yield _indented(f"[dim]source {_text(finding['source'])}[/dim]")
 
 
 def shown_steps(first: int, last: int) -> str:
@@ -74,24 +64,22 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[RenderableType]:
     grave = {finding["severity"] for finding in document["findings"]}
     is_thin = len(document["checked"]) <= len(document["cannot_tell"])
     colour = "bold red" if "error" in grave else "yellow" if "warning" in grave or is_thin else "green"
-    yield _wrapped(f"[{colour}]{escape(verdict(document))}[/]")
+    yield _wrapped(f"[{colour}]{_text(document['verdict'])}[/]")
 
 
 def _unclear(entries: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """What could not be told, together where the reason is one."""
     if not entries:
         return
-    reasons: dict[str, list[str]] = {}
-    for entry in entries:
-        reasons.setdefault(str(entry["why"]).rstrip("."), []).append(str(entry["name"]))
     yield ""
     yield f"Cannot be told ({len(entries)}):"
-    for why, names in reasons.items():
-        yield _indented(f"{escape(', '.join(names))} [dim]- {escape(why)}[/dim]")
+    for why, names in by_reason(entries).items():
+        yield _indented(f"{_text(', '.join(names))} [dim]- {_text(why)}[/dim]")
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _text(text: str) -> str:
+    """Foreign text as it stands there: no markup, and nothing that a terminal obeys."""
+    return escape(printable(text))
 
 
 def _wrapped(markup: str) -> RenderableType:

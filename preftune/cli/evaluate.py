@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,21 +121,30 @@ def evaluate(
     from preftune.cli.quiet import quieten_libraries
 
     quieten_libraries()
+    from preftune.cli.eval_choices import judging, named_rewards, verdict_journal
     from preftune.cli.eval_screen import show_evaluation
     from preftune.evaluate.everything import evaluate as measure
 
     asked = {name: value for name, value in locals().copy().items() if name in _SHARED and value is not None}
     if reward:
-        asked["reward"] = _rewards(reward)
+        asked["reward"] = named_rewards(reward)
     if judge:
-        prices = (price_in, price_out)
-        asked |= _judging(judge, rubric, reason, base_url, key_env, concurrency, max_cost, prices)
-        asked["journal"] = journal or _journal(output, models or [], data)
+        asked |= judging(
+            judge,
+            rubric=rubric,
+            reason=reason,
+            base_url=base_url,
+            key_env=key_env,
+            concurrency=concurrency,
+            max_cost=max_cost,
+            prices=(price_in, price_out),
+        )
+        asked["journal"] = journal or verdict_journal(output, models or [], data)
     if human_check is not None:
         asked["human_check"] = True
     found = measure(models or [], data, progress=progress, note=notify, **asked)
-    show_evaluation(found)
     document = found.as_dict()
+    show_evaluation(found, document)
     document |= _write_files(found, document, human_check, report)
     if output is not None:
         from preftune.durable import write_json
@@ -156,52 +164,6 @@ _SHARED = frozenset(
         *("lm_eval_limit", "frontier", "best_of_n", "human_items", "human_result", "gate"),
     ]
 )
-
-
-def _rewards(given: list[str]) -> list[str]:
-    """Rewards as words of their own or with commas between."""
-    from preftune.rewards.specs import split_specs
-
-    return [one for text in given for one in ([text] if Path(text).is_dir() else split_specs(text))]
-
-
-def _judging(
-    names: list[str],
-    rubric: Path | None,
-    reason: bool,
-    base_url: str | None,
-    key_env: str | None,
-    concurrency: int,
-    max_cost: float | None,
-    prices: tuple[float | None, float | None],
-) -> dict[str, Any]:
-    """The judges, and how they are asked."""
-    from preftune.collect.calls import Limits
-    from preftune.collect.judge import How, judge_named
-    from preftune.collect.judge_prompts import load_rubric
-    from preftune.collect.prices import find_price
-
-    judges = [
-        judge_named(
-            name,
-            base_url=base_url,
-            key_env=key_env,
-            price=lambda model, is_free: find_price(model, *prices, is_free=is_free),
-        )
-        for name in names
-    ]
-    how = How(rubric=load_rubric(rubric), reason=reason, limits=Limits(concurrency), max_cost=max_cost)
-    return {"judge": judges, "judging": how}
-
-
-def _journal(output: Path | None, models: list[str], data: str | None) -> Path:
-    """Beside the output; without one, in the cache under a name of what is evaluated."""
-    if output is not None:
-        return output.with_name(f"{output.name}.journal")
-    from preftune.models.cache import cache_folder
-
-    name = hashlib.sha256("\n".join([*models, str(data)]).encode()).hexdigest()[:16]
-    return cache_folder("eval-journals") / f"{name}.journal"
 
 
 def _write_files(found: Any, document: dict[str, Any], check: Path | None, report: Path | None) -> dict[str, Any]:

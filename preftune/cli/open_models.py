@@ -28,3 +28,13 @@ def open_policy(config: Any) -> Any:
 
     with progress(f"loading {config.model}", None):
         return open_model(config, notify)
+
+
+def require_policy(name: str, config: Any) -> None:
+    """PreftuneError, before anything is loaded, where there is no such model or it writes no answers."""
+    from preftune.errors import PreftuneError
+    from preftune.models.reward_models import is_reward_model
+
+    if is_reward_model(config):
+        what = f"{name} is a reward model, which writes no answers."
+        raise PreftuneError(what, mend="--reward takes it, and `preftune eval` measures it.")

@@ -65,7 +65,7 @@ def stress(
             **named,
         )
     document = found.as_dict()
-    show(f"[bold]{found.verdict}[/bold]")
+    show(f"[bold]{found.headline}[/bold]\n{found.verdict}")
     show(_table(found))
     show(
         f"{found.pairs:,} pairs, about {found.held_out:,} held out a seed, {found.seeds} seeds; model: {found.model}. "

@@ -13,7 +13,8 @@ from preftune.diagnose.series import RunLog
 class Detector:
     """``detect`` looks for one failure; ``needs`` are alternatives of series, one of each group must be there.
 
-    ``methods`` empty means every method. ``is_live`` says whether it may run while the training goes.
+    ``methods`` empty means every method; ``documents`` are those it can tell from without curves. ``is_live`` says
+    whether it may run while the training goes.
     """
 
     id: str
@@ -21,4 +22,5 @@ class Detector:
     detect: Callable[[RunLog], Outcome]
     needs: Sequence[Sequence[str]] = ()
     methods: frozenset[str] = frozenset()
+    documents: Sequence[str] = ()
     is_live: bool = True

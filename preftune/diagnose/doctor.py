@@ -9,6 +9,7 @@ from typing import Any, Final
 from preftune.diagnose.detector import Detector
 from preftune.diagnose.findings import CannotTell, Finding
 from preftune.diagnose.series import RunLog
+from preftune.diagnose.telling import verdict_of
 
 _SEVERITIES: Final = ("error", "warning", "hint")
 _CERTAINTIES: Final = ("certain", "likely", "hint")
@@ -38,16 +39,8 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """One sentence; a run of which little could be told is not called healthy."""
-        if self.findings:
-            counts = [sum(one.severity == severity for one in self.findings) for severity in _SEVERITIES]
-            told = [_count(n, severity) for n, severity in zip(counts, _SEVERITIES, strict=True) if n]
-            return f"{', '.join(told)}; {_count(len(self.checked), 'check')} made."
-        if not self.checked:
-            return "Cannot tell: the log has too little for any of the checks."
-        if len(self.cannot_tell) > len(self.checked):
-            made, open_ = _count(len(self.checked), "check"), len(self.cannot_tell)
-            return f"Nothing found by {made}, but {open_} others cannot tell: this is no clean bill of health."
-        return f"Nothing found by {_count(len(self.checked), 'check')}; {len(self.cannot_tell)} cannot tell."
+        told = [(one.severity, one.title) for one in self.findings]
+        return verdict_of(told, len(self.checked), len(self.cannot_tell))
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON takes it."""
@@ -63,7 +56,8 @@ class Diagnosis:
 def diagnose(log: RunLog, *, only_live: bool = False, detectors: Sequence[Detector] | None = None) -> Diagnosis:
     """Asks every detector meant for the run's method; ``only_live`` leaves out those that look at whole runs.
 
-    A detector that fails is told in ``notes``, and costs nobody the findings of the others.
+    A detector that fails is told in ``notes``, and costs nobody the findings of the others. Of documents alone (an
+    audit, say) it is not told that detectors of curves cannot tell.
     """
     if detectors is None:
         from preftune.diagnose.detectors import DETECTORS
@@ -71,7 +65,7 @@ def diagnose(log: RunLog, *, only_live: bool = False, detectors: Sequence[Detect
         detectors = DETECTORS
     findings: list[Finding] = []
     unknown: list[Unknown] = []
-    checked: list[str] = []
+    checked: list[Detector] = []
     notes: list[str] = []
     for detector in detectors:
         if not _is_meant(detector, log) or (only_live and not detector.is_live):
@@ -83,12 +77,17 @@ def diagnose(log: RunLog, *, only_live: bool = False, detectors: Sequence[Detect
             unknown.append(Unknown(detector.id, detector.name, "The detector itself failed; see the notes."))
             continue
         if isinstance(outcome, CannotTell):
-            unknown.append(Unknown(detector.id, detector.name, outcome.why))
+            if log.series or not log.documents or any(name in log.documents for name in detector.documents):
+                unknown.append(Unknown(detector.id, detector.name, outcome.why))
             continue
-        checked.append(detector.id)
+        checked.append(detector)
         if isinstance(outcome, Finding):
             findings.append(outcome)
-    return Diagnosis(tuple(sorted(findings, key=_gravity)), tuple(unknown), tuple(checked), tuple(notes))
+    if log.series and not findings and all(len(one) < 2 for one in log.series.values()):
+        unknown += [Unknown(one.id, one.name, "A single logged step is no curve.") for one in checked]
+        checked = []
+    ids = tuple(one.id for one in checked)
+    return Diagnosis(tuple(sorted(findings, key=_gravity)), tuple(unknown), ids, tuple(notes))
 
 
 def _is_meant(detector: Detector, log: RunLog) -> bool:
@@ -110,7 +109,3 @@ def _gravity(finding: Finding) -> tuple[int, int, int, str]:
         finding.first_step,
         finding.id,
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -20,8 +20,9 @@ def diagnose_run(run: Any) -> Diagnosis:
     """What is wrong with a run.
 
     ``run`` is a path (a run's folder or any log that docs/logs.md names), a ``RunLog``, logged rows (dictionaries, as
-    in transformers' ``log_history``), a ``transformers.Trainer``, or what ``trainer.train()`` of ours gives. Raises
-    ``PreftuneError`` where nothing can be read, or where a path holds several runs: ``diagnose_runs`` takes those.
+    in transformers' ``log_history``), a pandas table of them, a ``transformers.Trainer``, or what ``trainer.train()``
+    of ours gives. Raises ``PreftuneError`` where nothing can be read, or where a path holds several runs:
+    ``diagnose_runs`` takes those.
     """
     from preftune.diagnose.doctor import diagnose
 
@@ -55,14 +56,15 @@ def logs_of(run: Any) -> list[RunLog]:
     history = getattr(getattr(run, "state", None), "log_history", None)
     if history is not None:
         return _of_rows(history, _arguments(run))
-    if isinstance(run, Iterable):
+    if callable(to_dict := getattr(run, "to_dict", None)) and hasattr(run, "columns"):  # a pandas table
+        return _of_rows(to_dict("records"), {})
+    if isinstance(run, Iterable) and not isinstance(run, Mapping):
         return _of_rows(run, {})
-    raise PreftuneError(
-        f"A {type(run).__name__} is no run.", mend="Give a path, a RunLog, rows of metrics, or a transformers Trainer."
-    )
+    mend = "Give a path, a RunLog, rows of metrics, or a transformers Trainer."
+    raise PreftuneError(f"A {type(run).__name__} is no run.", mend=mend)
 
 
-def _of_rows(rows: Iterable[Any], config: Mapping[str, Any]) -> list[RunLog]:
+def _of_rows(rows: Any, config: Mapping[str, Any]) -> list[RunLog]:
     kept = [flattened(row) for row in rows if isinstance(row, Mapping)]
     if not kept:
         raise PreftuneError("No row is logged.", mend="Give dictionaries of metrics, one a logged step.")

@@ -24,9 +24,10 @@ from preftune.errors import PreftuneError
 
 StopOn: TypeAlias = Literal["never", "error", "warning"]
 
-SHARE: Final = 0.01  # of the run's time that looking may take
+SHARE: Final = 0.01  # of the time since the first line that looking may take
 LINES: Final = 5  # logged between two looks, and a twentieth of all there are
 _FIRST_COST: Final = 0.02  # seconds, until a look has been timed
+_DEARER: Final = 2.0  # what a look may cost, times the one before: the log is longer, and more detectors can tell
 _GRAVE: Final[Mapping[StopOn, tuple[str, ...]]] = {"never": (), "error": ("error",), "warning": ("error", "warning")}
 _KL: Final = ("objective/kl", "kl")  # of a completion, where both are logged
 
@@ -49,10 +50,12 @@ class LiveDoctor:
     _lines_looked: int = 0
     _spent: float = 0.0
     _cost: float = _FIRST_COST
+    _begun: float | None = None
     _is_broken: bool = False
 
     def __post_init__(self) -> None:
-        self._begun = self.clock()
+        import scipy.stats  # noqa: F401  # takes a second, which no step is to pay
+
         if self.resumes:
             self._told = read_known(self.folder)
 
@@ -61,10 +64,15 @@ class LiveDoctor:
 
         What a resumed run was told of before neither ends it again nor is it told again.
         """
+        if self._begun is None:
+            self._begun = self.clock()
+        begun = time.perf_counter()
         if self.resumes and not self._lines:
             self._read_earlier(step)
         self._add(step, values)
-        return self._over_cap(step, values) or self._look()
+        reason = self._over_cap(step, values) or self._look()
+        self._spent += time.perf_counter() - begun
+        return reason
 
     def conclude(self) -> dict[str, Any]:
         """Every detector on the files of the run; writes ``findings.json`` and tells what is new.
@@ -80,7 +88,7 @@ class LiveDoctor:
             self._broke(error)
             return {}
         document = findings_document(log, diagnosis)
-        write_findings(self.folder, document)
+        self._write(document)
         self._tell(diagnosis.findings)
         return document
 
@@ -96,9 +104,8 @@ class LiveDoctor:
             return None
         new = self._tell(diagnosis.findings)
         if new:
-            write_findings(self.folder, findings_document(log, diagnosis))
+            self._write(findings_document(log, diagnosis))
         self._cost = time.perf_counter() - begun
-        self._spent += self._cost
         self._lines_looked = self._lines
         grave = [one for one in new if one.severity in _GRAVE[self.stop_on]]
         return f"{grave[0].id}, {grave[0].title} (--stop_on {self.stop_on})" if grave else None
@@ -106,7 +113,14 @@ class LiveDoctor:
     def _is_due(self) -> bool:
         if self._is_broken or self._lines - self._lines_looked < max(LINES, self._lines // 20):
             return False
-        return self._spent + self._cost <= SHARE * (self.clock() - self._begun)
+        expected = self._spent + _DEARER * self._cost
+        return self._begun is not None and expected <= SHARE * (self.clock() - self._begun)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        try:
+            write_findings(self.folder, document)
+        except PreftuneError as error:  # what was found is told all the same
+            self.note(f"the findings were not written: {error}")
 
     def _tell(self, findings: Any) -> list[Finding]:
         new = [one for one in findings if one.id not in self._told]

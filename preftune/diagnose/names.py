@@ -185,7 +185,7 @@ def nearest(name: str) -> str | None:
 def told_unknown(names: Iterable[str], most: int = 6) -> str:
     """``foo (like loss?), bar and 3 more``: the names that nobody knows; empty where there is none."""
     unknown = sorted(name for name in names if not is_known(name))
-    told = [f"{name} (like {near}?)" if (near := nearest(name)) else name for name in unknown[:most]]
+    told = [f"{name} (like {near}?)" if (near := nearest(name)) else name.strip() or "''" for name in unknown[:most]]
     return ", ".join(told) + (f" and {len(unknown) - most} more" if len(unknown) > most else "")
 
 

@@ -24,7 +24,7 @@ Progress = Callable[[str, float | None], Any]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to each prompt: texts and tokens, drawn at temperature 1; none where it cannot be asked."""
+    """What a model answered to each prompt: texts and tokens; none to one that it could not be asked."""
 
     texts: tuple[tuple[str, ...], ...]
     completions: tuple[tuple[Completion, ...], ...] = field(repr=False)
@@ -52,15 +52,19 @@ def draw_answers(
     max_new_tokens: int,
     seed: int,
     progress: Progress,
+    temperature: float = 1.0,
 ) -> Answers:
-    """``n`` answers of ``model`` to each of ``prompts``; those that leave no room within ``max_length`` get none."""
+    """``n`` answers of ``model`` to each of ``prompts``, greedy at temperature 0.
+
+    Prompts that leave no room within ``max_length`` and those that the chat template refuses get none.
+    """
     encoded = {number: ids for number, one in enumerate(prompts) if (ids := _encoded(one, model.tokenizer, max_length))}
     if not encoded:
         return Answers(((),) * len(prompts), ((),) * len(prompts))
     settings = padding_and_stops(model.engine.model, model.tokenizer)
     sampler = open_sampler(model.engine.model, None, stop_ids=settings["stop_ids"], pad_id=settings["pad_id"])
     with progress(f"answers of {model.name}", n * len(encoded)) as bar:
-        drawn = sampler.sample(list(encoded.values()), n, Sampling(max_new_tokens), seed, bar.advance)
+        drawn = sampler.sample(list(encoded.values()), n, Sampling(max_new_tokens, temperature), seed, bar.advance)
     completions: list[tuple[Completion, ...]] = [()] * len(prompts)
     for (number, ids), several in zip(encoded.items(), drawn, strict=True):
         completions[number] = tuple(Completion(ids, one.tokens, one.finished) for one in several)

@@ -127,12 +127,10 @@ def _titled(n: int) -> tuple[str, str]:
 
 
 def _sentence(worth: Measure, most: int) -> str:
-    if worth.value >= most:
-        return f"Training is worth more than the best of {most} answers of the start."
-    if worth.value <= 1:
-        return "By this reward training is worth no more than one answer of the start."
     beyond = " or more" if worth.high >= most else ""
-    return (
-        f"Training is worth the best of {worth.value:.1f} answers of the start "
-        f"(95% interval {worth.low:.1f} to {worth.high:.1f}{beyond})."
-    )
+    interval = f"(95% interval {worth.low:.1f} to {worth.high:.1f}{beyond}, n = {worth.n:,} prompts)"
+    if worth.value >= most:
+        return f"By this reward training is worth more than the best of {most} answers of the start {interval}."
+    if worth.value <= 1:
+        return f"By this reward training is worth no more than one answer of the start {interval}."
+    return f"Training is worth the best of {worth.value:.1f} answers of the start {interval}."

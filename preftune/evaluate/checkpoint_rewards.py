@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from preftune.evaluate.answering import Answers, Progress, draw_answers, log_prob_sums
-from preftune.evaluate.answers import KL, answer_lengths
+from preftune.evaluate.answers import KL, answer_lengths, kl_of
 from preftune.evaluate.checkpoint_models import CHECKPOINTS, CheckpointedRun, open_checkpoints
 from preftune.evaluate.entrants import name_in_measures, run_config
 from preftune.evaluate.frontier import Frontier, FrontierPoint, frontier_of
 from preftune.evaluate.gathering import Gathered, Questions
-from preftune.evaluate.measures import Measure, mean
+from preftune.evaluate.measures import Measure
 from preftune.evaluate.model import model_folder
 from preftune.evaluate.rewarding import REWARD, Rewarding, prompt_means, reward_measures, score_answers
 from preftune.training.checkpoints import list_checkpoints
@@ -91,7 +90,7 @@ def _point(
     run.set_to(step)
     name = f"{run.name}, step {step}"
     answers = draw_answers(
-        run.model,
+        replace(run.model, name=name),
         questions.prompts,
         n=plan.num_answers,
         max_length=plan.max_length,
@@ -105,7 +104,7 @@ def _point(
         step,
         reward_measures(rewarding, {REWARD: scores[REWARD]})[REWARD],
         _kl(run, answers, plan.batch_size),
-        answer_lengths(answers.drawn())[_LENGTH],
+        answer_lengths(answers.drawn(), answers.prompts())[_LENGTH],
         tuple(prompt_means(scores[REWARD])),
     )
 
@@ -115,6 +114,4 @@ def _kl(run: CheckpointedRun, answers: Answers, batch_size: int) -> Measure:
     drawn = answers.drawn()
     own = log_prob_sums(run.model.engine, drawn, batch_size)
     run.set_to(0)
-    ratios = own - log_prob_sums(run.model.engine, drawn, batch_size)
-    what = "Over its own answers, a whole answer at a time; 0 is not at all."
-    return mean(ratios[np.isfinite(ratios)], "nats", "KL from the start", what)
+    return kl_of(own - log_prob_sums(run.model.engine, drawn, batch_size), answers.prompts())

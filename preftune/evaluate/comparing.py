@@ -70,23 +70,31 @@ def shared_pairs(first: Gathered, second: Gathered) -> tuple[PairScores, PairSco
     return _part(first.scores, ours), _part(second.scores, theirs)
 
 
-def _changes(start: Gathered, one: Gathered, seed: int) -> dict[str, Measure]:
+def pair_changes(start: Gathered, one: Gathered) -> dict[str, Measure]:
+    """After minus before of the share of pairs ranked right and of the answers' length, where both have them."""
     changes: dict[str, Measure] = {}
     if (places := shared_pairs(start, one)) is not None:
         changes[RANKING] = _ranking_change(*places, "Change of how often the preferred answer is likelier")
-    both = [
-        number
-        for number, (before, after) in enumerate(zip(start.answers.texts, one.answers.texts, strict=True))
-        if before and after
-    ]
-    if both:
+    if both := _answered_by_both(start, one):
         changes["mean_length"] = _length_change(start, one, both)
+    return changes
+
+
+def _changes(start: Gathered, one: Gathered, seed: int) -> dict[str, Measure]:
+    changes = pair_changes(start, one)
+    if both := _answered_by_both(start, one):
         before, after = ([each.answers.texts[number] for number in both] for each in (start, one))
         changes |= diversity_changes(before, after, seed)
     if start.losses is not None and one.losses is not None:
         with suppress(CannotTake):
             changes[RETENTION] = retention_change(start.losses, one.losses)
     return changes | task_changes(start.tasks, one.tasks)
+
+
+def _answered_by_both(start: Gathered, one: Gathered) -> list[int]:
+    """The numbers of these prompts."""
+    met = enumerate(zip(start.answers.texts, one.answers.texts, strict=True))
+    return [number for number, (before, after) in met if before and after]
 
 
 def _length_change(start: Gathered, one: Gathered, prompts: Sequence[int]) -> Measure:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 
-from preftune.evaluate.bootstrap import bootstrap_mean
-from preftune.evaluate.measures import Measure
+from preftune.evaluate.bootstrap import bootstrap_change, bootstrap_mean, bootstrap_share
+from preftune.evaluate.measures import Measure, paired_change, share
 
 COUNTED: Final = 64  # words of an answer that distinct-n looks at: it falls with length, whatever the model
 OPENING: Final = 3  # words
@@ -50,12 +51,16 @@ def diversity_changes(before: Texts, after: Texts, seed: int = 0) -> dict[str, M
     for name, grams in _GRAMS.items():
         (was, without_was), (now, without_now) = _leave_one_out(first, grams), _leave_one_out(last, grams)
         title, what = _titled_change(name)
-        changes[name] = _jackknifed(now - was, without_now - without_was, _answers(last), title, what)
+        found = _jackknifed(now - was, without_now - without_was, _answers(last), title, what)
+        if found.low == found.high:
+            nothing = np.zeros(len(last))
+            found = replace(paired_change(nothing, nothing + found.value, "share", title), n=found.n, explanation=what)
+        changes[name] = found
     for name, figure in _FIGURES.items():
         gaps = [_mean(figure, b) - _mean(figure, a) for a, b in zip(first, last, strict=True)]
         title, what = _titled_change(name)
         unit = "words" if name == "words" else "share"
-        changes[name] = bootstrap_mean(gaps, range(len(gaps)), unit, title, what, seed)
+        changes[name] = bootstrap_change(gaps, unit, title, what, seed)
     return changes
 
 
@@ -98,13 +103,18 @@ _Spoken = Sequence[Sequence[list[str]]]
 
 def _distinct_measure(name: str, spoken: _Spoken, grams: Callable[[Sequence[str]], Grams]) -> Measure:
     value, without = _leave_one_out(spoken, grams)
-    return _jackknifed(value, without, _answers(spoken), *_TITLES[name], ends=(0.0, 1.0))
+    found = _jackknifed(value, without, _answers(spoken), *_TITLES[name], ends=(0.0, 1.0))
+    if found.low == found.high:  # all are different, or none: leaving one out shows no spread
+        return share(value * found.n, found.n, *_TITLES[name], effective_n=sum(map(bool, spoken)))
+    return found
 
 
 def _mean_measure(name: str, spoken: _Spoken, figure: Callable[[Sequence[str]], float], seed: int) -> Measure:
     values = [figure(one) for texts in spoken for one in texts]
     prompts = [number for number, texts in enumerate(spoken) for _ in texts]
-    return bootstrap_mean(values, prompts, "words" if name == "words" else "share", *_TITLES[name], seed)
+    if name == "words":
+        return bootstrap_mean(values, prompts, "words", *_TITLES[name], seed)
+    return bootstrap_share(values, prompts, *_TITLES[name], seed)
 
 
 def _leave_one_out(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,13 +37,6 @@ class Entrant:
     prompting: Prompting | None = None
     start: str | None = None
     is_first: bool = False
-
-    @property
-    def key(self) -> str:
-        """What the entrant is called in the names of measures."""
-        if self.role in ("start", "prompted"):
-            return self.name.rpartition(" + ")[2] if self.role == "prompted" else START
-        return name_in_measures(self.name)
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,9 @@ def line_up(
     opponents = [Entrant(one, "opponent", model_folder(one)) for one in against]
     field = [*entrants, *(one for one in beside if all(one.name != other.name for other in entrants)), *opponents]
     matches = [Match(one.name, one.start, START, "start") for one in entrants if one.start]
+    keys = _own_keys([one.name for one in opponents], {START, *(one.name for one in prompting)})
     matches += [
-        Match(one.name, other.name, other.key, "opponent")
+        Match(one.name, other.name, keys[other.name], "opponent")
         for other in opponents
         for one in entrants
         if one.name != other.name
@@ -125,7 +120,10 @@ def line_up(
         ]
         matches += [Match(one.name, ground.name, START, "start") for one in prompted]
         if ground.name != entrants[0].name:
-            matches += [Match(entrants[0].name, one.name, one.key, "prompted") for one in prompted]
+            matches += [
+                Match(entrants[0].name, one.name, way.name, "prompted")
+                for one, way in zip(prompted, prompting, strict=True)
+            ]
         field += prompted
     return Field(_by_source(field), tuple(matches))
 
@@ -158,7 +156,18 @@ def name_in_measures(name: str) -> str:
     """A model's name as part of a measure's name: the folder's, of RUN/model that of RUN."""
     place = Path(name)
     plain = place.parent.name if place.name == "model" and place.parent.name else place.name
-    return re.sub(r"[^\w.-]+", "_", plain or name).strip("_") or "model"
+    return _plain(plain or name) or "model"
+
+
+def _own_keys(names: Sequence[str], taken: Collection[str]) -> dict[str, str]:
+    """What opponents are called in the names of measures; those of one folder's name by their whole path."""
+    plain = {name: name_in_measures(name) for name in names}
+    met = Counter([*plain.values(), *taken])
+    return {name: key if met[key] == 1 else _plain(name) for name, key in plain.items()}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
 def _model(name: str, start: str | None, wants_start: bool) -> Entrant:

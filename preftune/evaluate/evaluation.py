@@ -16,13 +16,17 @@ from preftune.evaluate.measures import Measure
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One who answered, or a reward model that scored, with its measures and how they changed from its start."""
+    """One who answered, or a reward model that scored, with its measures and how they changed from its start.
+
+    ``left_out`` are pairs and ``unasked`` prompts that it could not use; ``lengths`` its answers' tokens.
+    """
 
     name: str
     role: str
     measures: Mapping[str, Measure]
     changes: Mapping[str, Measure] = field(default_factory=dict)
     left_out: int = 0
+    unasked: int = 0
     lengths: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -31,6 +35,7 @@ class ModelResult:
             "name": self.name,
             "role": self.role,
             "left_out": self.left_out,
+            "unasked": self.unasked,
             "measures": _plain(self.measures),
             "changes": _plain(self.changes),
             "lengths": list(self.lengths),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, Final, TypeVar
 
 from preftune.data.records import PromptRecord, readable_text
 from preftune.errors import PreftuneError
@@ -19,21 +17,22 @@ from preftune.evaluate.evaluation import Evaluation, ModelResult
 from preftune.evaluate.frontier import Frontier
 from preftune.evaluate.gate import Promise, check_gate, read_gate
 from preftune.evaluate.gathering import Gathered, Questions, gather_source
-from preftune.evaluate.harness import require_harness, run_tasks, task_measures
+from preftune.evaluate.harness import open_tasks, run_tasks, task_measures
 from preftune.evaluate.held_out import HeldOut, different_prompts, read_held_out
 from preftune.evaluate.human_check import HumanCheck, HumanResult, make_check, read_result
-from preftune.evaluate.matches import MatchResult
+from preftune.evaluate.matches import WIN_RATE, MatchResult
 from preftune.evaluate.measures import Measure
 from preftune.evaluate.model import model_folder, open_model
 from preftune.evaluate.not_taken import CannotTake
-from preftune.evaluate.plan import EvaluationPlan
+from preftune.evaluate.plan import EvaluationPlan, read_plan
 from preftune.evaluate.prompting import Prompting, draw_shots, read_system, without
 from preftune.evaluate.retention import read_passages
 from preftune.evaluate.rewarding import Rewarding, open_rewarding, reward_all
 from preftune.evaluate.verdicts import take_verdicts
 from preftune.models.settings import ModelConfig
 
-SHOWN = 60  # prompts whose answers go into the document
+SHOWN: Final = 60  # prompts whose answers go into the document
+T = TypeVar("T")
 
 
 def evaluate(
@@ -52,7 +51,7 @@ def evaluate(
     EvaluationPlan: win rates need ``judge`` or ``reward``. A measure that cannot be taken is named in ``not_taken``
     and keeps no other from being taken. PreftuneError for what the user can mend.
     """
-    plan = plan or _plan(settings)
+    plan = plan or read_plan(settings)
     names = [models] if isinstance(models, str) else [str(one) for one in models]
     tell, show = note or (lambda _: None), progress or _no_progress
     promises = () if plan.gate is None else read_gate(plan.gate)
@@ -74,12 +73,15 @@ class _Work:
     progress: Progress
     note: Callable[[str], object]
     not_taken: dict[str, str] = field(default_factory=dict)
+    tasks: Any = None  # the harness's task manager
 
     def run(self, promises: Sequence[Promise], human: HumanResult | None) -> Evaluation:
         plan = self.plan
-        if plan.lm_eval:
-            require_harness()
         scorers, policies = self._sorted()
+        self._check_opponents()
+        if plan.lm_eval and policies:
+            with self.progress("looking up the tasks of lm-eval", None):
+                self.tasks = open_tasks(plan.lm_eval)
         scored = [self._examine_scorer(name) for name in scorers]
         lined_up, questions = self._prepare(policies)
         rewarding = self._open_rewards() if policies else None
@@ -87,7 +89,10 @@ class _Work:
         implicit_preferences(gathered, plan.beta)
         if rewarding is not None:
             self._guarded("reward", lambda: reward_all(rewarding, questions.prompts, gathered, self.progress))
-        matches, judging = take_verdicts(lined_up, gathered, questions.prompts, rewarding, plan, self)
+        self._tell_left_out(gathered)
+        matches, judging = self._guarded(
+            WIN_RATE, lambda: take_verdicts(lined_up, gathered, questions.prompts, rewarding, plan, self)
+        ) or ([], {})
         changes = changes_from_start(gathered, rewarding, plan.seed)
         results = [_result(one, changes.get(name, {})) for name, one in gathered.items()]
         frontier = self._frontier(policies, gathered, questions, rewarding)
@@ -132,6 +137,16 @@ class _Work:
         scorers = [name for name in self.names if is_reward_model(self.config(name))]
         return scorers, [name for name in self.names if name not in scorers]
 
+    def _check_opponents(self) -> None:
+        """PreftuneError before anything is loaded where one cannot be opened, or cannot answer."""
+        from preftune.models.reward_models import is_reward_model
+
+        for flag, names in (("--against", self.plan.against), ("--start", (self.plan.start,))):
+            for name in names:
+                if name is not None and is_reward_model(self.config(name)):
+                    what = f"{name} is a reward model, which writes no answers."
+                    raise PreftuneError(what, where=flag, mend="--reward takes it.")
+
     def _examine_scorer(self, name: str) -> ModelResult:
         from preftune.evaluate.reward_model import examine_scorer
         from preftune.rewards.scoring import open_scorer
@@ -157,6 +172,10 @@ class _Work:
                 chats = bool(prompts) and prompts[0].is_conversational
                 shots = draw_shots(pairs, plan.prompting_shots, plan.seed, conversational=chats)
                 pairs, prompts = tuple(without(pairs, shots)), without(prompts, shots)
+                self.note(
+                    f"{len(shots)} prompts are shown as examples and asked of nobody; "
+                    f"{len(pairs):,} of {len(self.held_out.pairs):,} pairs are left to measure on"
+                )
                 ways.append(Prompting("few-shot", None, shots))
         lined_up = Field((), ())
         if policies:
@@ -193,8 +212,9 @@ class _Work:
                 model = open_model(config, self.note)
             found += gather_source(model, entrants, questions, found, self.progress)
             del model
-            if self.plan.lm_eval:
-                self._run_tasks(config, [one for one in found if one.entrant in entrants])
+            if self.tasks is not None:
+                own = [one for one in found if one.entrant in entrants]
+                self._guarded("lm_eval", lambda config=config, own=own: self._run_tasks(config, own))
         asked = {model_folder(name): place for place, name in reversed(list(enumerate(self.names)))}
         found.sort(key=lambda one: asked.get(one.entrant.name, len(asked)))
         return {one.entrant.name: one for one in found}
@@ -219,8 +239,19 @@ class _Work:
                     limit=self.plan.lm_eval_limit,
                     batch_size=self.plan.batch_size,
                     seed=self.plan.seed,
+                    manager=self.tasks,
+                    not_taken=self.not_taken,
                 )
             one.measures |= task_measures(one.tasks)
+
+    def _tell_left_out(self, gathered: Mapping[str, Gathered]) -> None:
+        """Rows that an entrant could not use, which its n lacks."""
+        why = "no room within max_length, or refused by the chat template"
+        for name, one in gathered.items():
+            if one.left_out:
+                self.note(f"{name}: {one.left_out:,} pairs left out ({why})")
+            if one.answers.left_out:
+                self.note(f"{name}: {one.answers.left_out:,} of {len(one.answers.texts):,} prompts not asked ({why})")
 
     def _frontier(
         self,
@@ -236,7 +267,10 @@ class _Work:
             return None
         from preftune.evaluate.checkpoint_rewards import measure_frontier
 
-        return measure_frontier(policies, gathered, questions, rewarding, self.progress, self.note)
+        return self._guarded(
+            "frontier",
+            lambda: measure_frontier(policies, gathered, questions, rewarding, self.progress, self.note),
+        )
 
     def _best_of(
         self, gathered: Mapping[str, Gathered], rewarding: Rewarding | None, policies: Sequence[str]
@@ -245,8 +279,7 @@ class _Work:
             return None
         from preftune.evaluate.rewarding import best_of_start
 
-        found = self._guarded(BEST_OF, lambda: best_of_start(gathered, rewarding, self.plan.seed))
-        return found if isinstance(found, BestOfCurve) else None
+        return self._guarded(BEST_OF, lambda: best_of_start(gathered, rewarding, self.plan.seed))
 
     def _check(
         self, lined_up: Field, gathered: Mapping[str, Gathered], prompts: Sequence[PromptRecord]
@@ -257,9 +290,10 @@ class _Work:
         assert match is not None  # asked for at the start
         models = (match.subject, match.opponent)
         first, second = (gathered[name].answers for name in models)
-        return make_check(prompts, first, second, models, limit=self.plan.human_items, seed=self.plan.seed)
+        how = {"limit": self.plan.human_items, "seed": self.plan.seed}
+        return self._guarded("human_check", lambda: make_check(prompts, first, second, models, **how))
 
-    def _guarded(self, name: str, take: Callable[[], Any]) -> Any:
+    def _guarded(self, name: str, take: Callable[[], T]) -> T | None:
         """What ``take`` gives; what keeps it from being taken is said and loses no other measure."""
         try:
             return take()
@@ -275,23 +309,6 @@ class _Work:
         return own + [one for one in results if one not in own]
 
 
-def _plan(settings: Mapping[str, Any]) -> EvaluationPlan:
-    listed = {name: (value,) for name, value in settings.items() if name in _LISTS and isinstance(value, str)}
-    try:
-        return EvaluationPlan.model_validate({**settings, **listed})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise PreftuneError(
-            f"{first['msg'].removeprefix('Value error, ').rstrip('.')}.",
-            where=place or None,
-            mend="preftune eval --help lists the settings.",
-        ) from error
-
-
-_LISTS = ("against", "judge", "reward", "lm_eval")
-
-
 def _of_choices_alone(human: HumanResult | None, promises: Sequence[Promise]) -> Evaluation:
     if human is None:
         raise PreftuneError("No model is named.", mend="Name a model, or --human-result FILE.")
@@ -302,7 +319,8 @@ def _of_choices_alone(human: HumanResult | None, promises: Sequence[Promise]) ->
 
 def _result(one: Gathered, changes: Mapping[str, Measure]) -> ModelResult:
     lengths = tuple(len(completion.tokens) for completion in one.answers.drawn())
-    return ModelResult(one.entrant.name, one.entrant.role, one.measures, changes, one.left_out, lengths)
+    unasked = one.answers.left_out
+    return ModelResult(one.entrant.name, one.entrant.role, one.measures, changes, one.left_out, unasked, lengths)
 
 
 def _named_measures(

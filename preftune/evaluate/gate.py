@@ -88,7 +88,7 @@ def check_gate(
     promises: Sequence[Promise], measures: Mapping[str, Measure], not_taken: Mapping[str, str]
 ) -> tuple[Kept, ...]:
     """Each promise held against its measure; one on a measure that was not taken is broken."""
-    return tuple(_checked(one, measures.get(one.measure), not_taken) for one in promises)
+    return tuple(_checked(one, measures, not_taken) for one in promises)
 
 
 def _promises(name: str, node: yaml.Node, where: str) -> list[Promise]:
@@ -117,10 +117,11 @@ def _promise(name: str, key: str, bound: Any, by: Any, where: str) -> Promise:
     return Promise(name, float(bound), is_lower, by or ("low" if is_lower else "high"), where)
 
 
-def _checked(promise: Promise, measure: Measure | None, not_taken: Mapping[str, str]) -> Kept:
+def _checked(promise: Promise, measures: Mapping[str, Measure], not_taken: Mapping[str, str]) -> Kept:
+    measure = measures.get(promise.measure)
     if measure is None or not math.isfinite(measure.value):
         reason = not_taken.get(promise.measure) or not_taken.get(promise.measure.partition("/")[0])
-        return Kept(promise, False, None, reason or _not_asked(promise.measure))
+        return Kept(promise, False, None, reason or _not_asked(promise.measure, measures))
     found = float(getattr(measure, promise.by))
     if not math.isfinite(found):
         return Kept(promise, False, None, f"It has no interval: n is {measure.n}.")
@@ -128,7 +129,11 @@ def _checked(promise: Promise, measure: Measure | None, not_taken: Mapping[str, 
     return Kept(promise, is_kept, found, str(measure))
 
 
-def _not_asked(name: str) -> str:
+def _not_asked(name: str, measures: Mapping[str, Measure]) -> str:
+    family = name.rpartition("/")[0] if name.startswith("lm_eval/") else name.partition("/")[0]
+    for prefix in (family, family.partition("/")[0]):
+        if beside := [other for other in measures if "/" in name and other.startswith(f"{prefix}/")]:
+            return f"It was not measured, but {', '.join(beside[:4])}."
     for start, flag in _FLAGS.items():
         if name.removeprefix("change/").startswith(start):
             return f"It was not measured: it needs {flag}."

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from preftune.data.records import Pair, PromptRecord
+from preftune.errors import PreftuneError
 from preftune.evaluate.answering import Answers, Progress, draw_answers, log_prob_sums
-from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference
+from preftune.evaluate.answers import KL, answer_lengths, kl_from_reference, kl_of
 from preftune.evaluate.diversity import diversity_measures
 from preftune.evaluate.entrants import Entrant, seen_as
-from preftune.evaluate.measures import Measure, mean
+from preftune.evaluate.measures import Measure
 from preftune.evaluate.model import OpenModel, examine
 from preftune.evaluate.plan import EvaluationPlan
 from preftune.evaluate.preferences import PairScores
@@ -70,8 +71,9 @@ def gather_source(
 def _gather(view: OpenModel, entrant: Entrant, questions: Questions, progress: Progress) -> Gathered:
     plan = questions.plan
     pairs, prompts = questions.pairs, questions.prompts
-    if entrant.prompting is not None and prompts:
-        prompting = fitted(entrant.prompting, prompts[0], view.tokenizer)
+    if entrant.prompting is not None and (prompts or pairs):
+        first = prompts[0] if prompts else PromptRecord(prompt=pairs[0].prompt)
+        prompting = fitted(entrant.prompting, first, view.tokenizer)
         pairs, prompts = [prompting.apply(one) for one in pairs], [prompting.apply(one) for one in prompts]
     answers = draw_answers(
         view,
@@ -86,9 +88,10 @@ def _gather(view: OpenModel, entrant: Entrant, questions: Questions, progress: P
     if pairs:
         _score_pairs(gathered, view, pairs, plan, progress)
     if drawn := answers.drawn():
-        gathered.measures |= answer_lengths(drawn)
+        of = answers.prompts()
+        gathered.measures |= answer_lengths(drawn, of)
         if view.frozen is not None:
-            gathered.measures[KL] = kl_from_reference(view.engine, view.frozen.log_probs, drawn, plan.batch_size)
+            gathered.measures[KL] = kl_from_reference(view.engine, view.frozen.log_probs, drawn, plan.batch_size, of)
         elif entrant.start is not None and entrant.prompting is None:
             gathered.log_probs = log_prob_sums(view.engine, drawn, plan.batch_size)
         gathered.measures |= diversity_measures(answers.texts, plan.seed)
@@ -102,17 +105,14 @@ def _gather(view: OpenModel, entrant: Entrant, questions: Questions, progress: P
 def _score_pairs(
     gathered: Gathered, view: OpenModel, pairs: Sequence[Pair], plan: EvaluationPlan, progress: Progress
 ) -> None:
-    examined = examine(
-        view,
-        pairs,
-        beta=plan.beta,
-        max_length=plan.max_length,
-        max_new_tokens=plan.max_new_tokens,
-        num_completions=0,
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        progress=progress,
-    )
+    how = {"beta": plan.beta, "max_length": plan.max_length, "batch_size": plan.batch_size}
+    try:
+        examined = examine(view, pairs, **how, progress=progress)
+    except PreftuneError:  # none of them can be used
+        if gathered.entrant.role == "model" and not gathered.answers.drawn():
+            raise
+        gathered.left_out = len(pairs)
+        return
     gathered.measures |= dict(examined.measures)
     gathered.scores, gathered.ids, gathered.left_out = examined.scores, examined.ids, examined.left_out
 
@@ -157,12 +157,7 @@ def _add_kl(
             continue
         with progress(f"KL of {one.entrant.name}", None):
             ratios = one.log_probs - log_prob_sums(view.engine, drawn, plan.batch_size)
-        one.measures[KL] = mean(
-            ratios[np.isfinite(ratios)],
-            "nats",
-            "KL from the start",
-            "How far the answers have moved from the start's, a whole answer at a time; 0 is not at all.",
-        )
+        one.measures[KL] = kl_of(ratios, one.answers.prompts())
 
 
 def _reads_alike(drawn: Sequence[Any], tokenizer: Any, answers: Answers) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from difflib import get_close_matches
 from numbers import Real
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -15,38 +19,63 @@ INSTALL: Final = 'pip install "preftune[lm-eval]"'
 _Values = dict[str, dict[str, float]]  # by metric, each document's value
 
 
-def require_harness() -> None:
-    """PreftuneError with the line that installs it, where it is not there."""
-    _harness()
+def open_tasks(tasks: Sequence[str]) -> Any:
+    """The harness's task manager, after it loaded ``tasks`` once, so that nothing is measured before they are there.
+
+    A task is a name of the harness or the path of a YAML file. PreftuneError where the harness is not installed, does
+    not know a task, or cannot get its data.
+    """
+    manager = _harness().manager(include_defaults=not all(map(_is_file, tasks)))  # reading these takes seconds
+    for task in tasks:
+        try:
+            with _quiet():
+                manager.load([task])
+        except Exception as error:  # whatever a task's own code and data raise
+            raise _unusable(task, error, manager) from error
+    return manager
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None, batch_size: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    limit: int | None,
+    batch_size: int,
+    seed: int,
+    manager: Any = None,
+    not_taken: dict[str, str] | None = None,
 ) -> dict[str, _Values]:
     """By task and metric the value of each document, for a loaded causal model of transformers or peft.
 
-    PreftuneError where the harness is not installed, does not know a task, or cannot get its data.
+    ``not_taken`` gets the metrics that are no number of a document, such as a perplexity over all. PreftuneError
+    where the harness is not installed or a task cannot be run.
     """
-    harness, wrapper = _harness()
+    harness = _harness()
     try:
-        found = harness.simple_evaluate(
-            model=wrapper(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=list(tasks),
-            limit=limit,
-            log_samples=True,
-            bootstrap_iters=0,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-    except (KeyError, ValueError, OSError, ConnectionError) as error:
-        raise PreftuneError(
-            f"The tasks {', '.join(tasks)} cannot be run ({_first_line(error)}).",
-            where="--lm-eval",
-            mend="`lm-eval ls tasks` lists the names; a task's data needs the network once.",
-        ) from error
-    return {task: _values(rows) for task, rows in (found or {}).get("samples", {}).items()}
+        with _quiet():
+            found = harness.evaluate(
+                model=harness.wrapper(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+                tasks=list(tasks),
+                limit=limit,
+                log_samples=True,
+                bootstrap_iters=0,
+                task_manager=manager,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
+    except Exception as error:  # whatever a task's own code and data raise
+        raise _unusable(", ".join(tasks), error, manager) from error
+    samples = (found or {}).get("samples", {})
+    values = {task: _values(rows) for task, rows in samples.items()}
+    if not_taken is not None:
+        for task, rows in samples.items():
+            taken = {name.partition(",")[0] for name in values[task]}
+            for metric in sorted({metric for row in rows for metric in row.get("metrics", ())} - taken):
+                not_taken[f"lm_eval/{task}/{metric}"] = "It is no number of a document, so it has no interval."
+    return values
 
 
 def task_measures(found: Mapping[str, _Values]) -> dict[str, Measure]:
@@ -76,14 +105,48 @@ def task_changes(before: Mapping[str, _Values], after: Mapping[str, _Values]) ->
     return changes
 
 
-def _harness() -> tuple[Any, Any]:
+class _Harness(NamedTuple):
+    """What is used of the package: its evaluation, its wrapper of a model, and its index of tasks."""
+
+    evaluate: Any
+    wrapper: Any
+    manager: Any
+
+
+def _harness() -> _Harness:
     try:
-        import lm_eval  # pyright: ignore[reportMissingImports]
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         what = f"lm-evaluation-harness is not installed ({error})."
         raise PreftuneError(what, where="--lm-eval", mend=INSTALL) from error
-    return lm_eval, HFLM
+    return _Harness(simple_evaluate, HFLM, TaskManager)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness tells of every default it takes, as warnings; and prints belong to the result alone."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _unusable(task: str, error: Exception, manager: Any) -> PreftuneError:
+    known = list(getattr(manager, "all_tasks", ()))
+    if task not in known and not _is_file(task) and (near := get_close_matches(task, known, n=3)):
+        mend = f"Did you mean {' or '.join(near)}?"
+    else:
+        mend = (
+            "`lm-eval ls tasks` lists the names, and the path of a task's YAML file is taken too; its data comes from "
+            "the network, or from local files that its dataset_kwargs name."
+        )
+    return PreftuneError(f"{task} cannot be run ({_first_line(error)}).", where="--lm-eval", mend=mend)
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> _Values:
@@ -108,6 +171,10 @@ def _measure(title: str, values: Sequence[float]) -> Measure:
 
 def _are_shares(values: Any) -> bool:
     return set(values) <= {0.0, 1.0}
+
+
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))
 
 
 def _first_line(error: BaseException) -> str:

@@ -208,12 +208,13 @@ def _find_key(result: Path, check: str) -> dict[str, Any]:
     for place in (*beside, _cached_key(check)):
         if not place.is_file():
             continue
-        found = _read(place)
-        if (
-            found.get("check") == check
-            and isinstance(found.get("sides"), Mapping)
-            and len(found.get("models", ())) == 2
-        ):
+        try:
+            found = _read(place)
+        except PreftuneError:  # of another check, and broken
+            continue
+        models = found.get("models")
+        is_whole = isinstance(found.get("sides"), Mapping) and isinstance(models, list) and len(models) == 2
+        if found.get("check") == check and is_whole:
             return found
     raise PreftuneError(
         "The key of this blind check is not found.",

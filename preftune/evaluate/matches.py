@@ -80,7 +80,15 @@ def contest_of(key: str, subject: Answers, opponent: Answers) -> Contest:
 
 
 def result_of(contest: Contest, verdicts: Verdicts, by: str, *, seed: int) -> MatchResult:
-    """The measures of a contest whose verdicts are known; ``by`` says who judged."""
+    """The measures of a contest whose verdicts are known; ``by`` says who judged.
+
+    Without one verdict there are none, and why is said.
+    """
+    size = sample_size(verdicts.points, contest.prompts)
+    if not np.isfinite(verdicts.points).any():
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in verdicts.missing.items())
+        why = f"None of {len(contest.texts):,} comparisons has a verdict" + (f": {reasons}." if reasons else ".")
+        return MatchResult({}, size, verdicts.missing, dict.fromkeys((WIN_RATE, LENGTH_CONTROLLED, TIES), why))
     what = f"How often its answer is the better one by {by}; a tie counts half."
     measures = {WIN_RATE: win_rate(verdicts.points, contest.prompts, "Win rate", what, seed=seed)}
     not_taken: dict[str, str] = {}
@@ -90,8 +98,8 @@ def result_of(contest: Contest, verdicts: Verdicts, by: str, *, seed: int) -> Ma
         )
     except CannotTake as reason:
         not_taken[LENGTH_CONTROLLED] = str(reason)
-    measures[TIES] = tie_share(verdicts.points)
-    return MatchResult(measures, sample_size(verdicts.points, contest.prompts), verdicts.missing, not_taken)
+    measures[TIES] = tie_share(verdicts.points, contest.prompts)
+    return MatchResult(measures, size, verdicts.missing, not_taken)
 
 
 def judge_by_scores(first: Float[np.ndarray, "comparisons"], second: Float[np.ndarray, "comparisons"]) -> Verdicts:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from preftune.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,10 @@ class Measure:
 
 def share(hits: float, n: int, title: str, explanation: str, *, effective_n: float | None = None) -> Measure:
     """``hits`` of ``n`` with Wilson's interval (Wilson 1927), as wide as ``effective_n`` independent items make it."""
-    from scipy.stats import norm
-
     if n == 0:
         return Measure(float("nan"), 0.0, 1.0, 0, "share", title, explanation)
-    value, size, z = hits / n, n if effective_n is None else effective_n, float(norm.ppf(0.975))
-    centre = (value + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z / (1 + z**2 / size) * np.sqrt(value * (1 - value) / size + z**2 / (4 * size**2))
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    value = hits / n
+    low, high = wilson(value, n if effective_n is None else effective_n)
     return Measure(value, float(low), float(high), n, "share", title, explanation)
 
 
@@ -91,10 +89,31 @@ def paired_change(
     title: str,
     prompts: Sequence[Any] | None = None,
 ) -> Measure:
-    """The mean of after minus before over the same items, with Student's interval of the differences."""
+    """The mean of after minus before over the same items, with Student's interval of the differences.
+
+    Differences of shares, between -1 and 1, have that of Agresti and Min (2005): two prompts more, one half of
+    them gained and one half lost, so that few changes or none are not taken for certainty.
+    """
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     what = "After minus before on the same items; the interval is of the differences."
-    return mean(difference, unit, title, what, prompts)
+    measure = mean(difference, unit, title, what, prompts)
+    return measure if unit != "share" else _with_two_more(measure, difference, prompts)
+
+
+def _with_two_more(measure: Measure, differences: np.ndarray, prompts: Sequence[Any] | None) -> Measure:
+    """The interval of Agresti and Min, a prompt's items together; two prompts are of the mean size, and sum to 0."""
+    from scipy.stats import t
+
+    sums, sizes = _cluster_sums(differences, range(len(differences)) if prompts is None else prompts)
+    if len(sums) < 2:
+        return measure
+    size = len(differences) / len(sums)
+    n = len(differences) + 2 * size
+    centre = float(sums.sum()) / n
+    spread = float(((sums - centre * sizes) ** 2).sum()) + size**2 * (1 + 2 * centre**2)
+    half = float(t.ppf(0.975, len(sums) + 1)) * np.sqrt(spread) / n
+    low, high = max(-1.0, min(centre - half, measure.value)), min(1.0, max(centre + half, measure.value))
+    return replace(measure, low=float(low), high=float(high))
 
 
 def standard_error(values: np.ndarray, clusters: Sequence[Any]) -> float:
@@ -107,10 +126,15 @@ def _variance_of_mean(values: np.ndarray, clusters: Sequence[Any]) -> float:
 
     With clusters of one item it is the usual variance over n, ddof 1.
     """
-    sums: dict[Any, float] = {}
-    for cluster, residual in zip(clusters, values - values.mean(), strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + float(residual)
+    sums, _ = _cluster_sums(values - values.mean(), clusters)
     count = len(sums)
     if count < 2:
         return float(values.var())
-    return count / (count - 1) * sum(total**2 for total in sums.values()) / len(values) ** 2
+    return count / (count - 1) * float((sums**2).sum()) / len(values) ** 2
+
+
+def _cluster_sums(values: np.ndarray, clusters: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each cluster's values, and how many it has."""
+    known: dict[Any, int] = {}
+    numbers = [known.setdefault(one, len(known)) for one in clusters]
+    return np.bincount(numbers, values), np.bincount(numbers)

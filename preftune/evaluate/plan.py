@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from preftune.errors import PreftuneError
 
 
 class EvaluationPlan(BaseModel):
@@ -78,3 +81,21 @@ class EvaluationPlan(BaseModel):
     def wants_retention(self) -> bool:
         """Whether general text is to be predicted."""
         return self.retention or self.retention_text is not None
+
+
+def read_plan(settings: Mapping[str, Any]) -> EvaluationPlan:
+    """The plan of these settings, a list of one without its brackets too; PreftuneError names the one that is wrong."""
+    listed = {name: (value,) for name, value in settings.items() if name in _LISTS and isinstance(value, str)}
+    try:
+        return EvaluationPlan.model_validate({**settings, **listed})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise PreftuneError(
+            f"{first['msg'].removeprefix('Value error, ').rstrip('.')}.",
+            where=place or None,
+            mend="preftune eval --help lists the settings.",
+        ) from error
+
+
+_LISTS: Final = ("against", "judge", "reward", "lm_eval")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from preftune.evaluate.bootstrap import bootstrap_mean
 from preftune.evaluate.gathering import Gathered
 from preftune.evaluate.matches import scores_of
 from preftune.evaluate.measures import Measure
+from preftune.evaluate.model import model_folder
 from preftune.evaluate.not_taken import CannotTake
 from preftune.evaluate.plan import EvaluationPlan
 from preftune.rewards.calling import Rewards
@@ -48,8 +48,9 @@ class Rewarding:
 
 
 def open_rewarding(plan: EvaluationPlan, note: Callable[[str], object]) -> Rewarding:
-    """The rewards that the plan names; judges as rewards too."""
-    rewards = open_rewards(list(plan.reward), note=note, max_length=plan.max_length, batch_size=plan.batch_size)
+    """The rewards that the plan names, reward models by their run too; judges as rewards."""
+    named = [model_folder(one) if isinstance(one, str) else one for one in plan.reward]
+    rewards = open_rewards(named, note=note, max_length=plan.max_length, batch_size=plan.batch_size)
     return Rewarding(rewards, plan.seed)
 
 
@@ -91,7 +92,7 @@ def reward_measures(rewarding: Rewarding, scores: Mapping[str, Sequence[Sequence
             [number for number, several in enumerate(found) for _ in several],
             "",
             f"Reward ({label})" if name == REWARD else f"Reward {name}",
-            "Mean over answers drawn at temperature 1.",
+            "Mean over its answers.",
             rewarding.seed,
         )
         for name, found in scores.items()
@@ -141,6 +142,3 @@ def _mean(values: Float[np.ndarray, "answers"]) -> float:
 
 def _key(name: str) -> str:
     return name if name == REWARD else f"rewards/{name}"
-
-
-__all__: list[Any] = ["REWARD", "Rewarding", "best_of_start", "open_rewarding", "prompt_means", "reward_all"]

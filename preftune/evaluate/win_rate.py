@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from preftune.evaluate.bootstrap import cluster_numbers, mean_interval
-from preftune.evaluate.measures import Measure, share, share_of
+from preftune.evaluate.measures import Measure, share_of
 
 FEW: Final = 10  # wins or losses below which resampling cannot show how rare the rarer one is
 LEVEL, POWER = 0.05, 0.8
@@ -72,11 +72,11 @@ def win_rate(
     return Measure(float(values.mean()), max(0.0, low), min(1.0, high), len(values), "share", title, explanation)
 
 
-def tie_share(points: Points) -> Measure:
+def tie_share(points: Points, prompts: Sequence[Hashable]) -> Measure:
     """How often neither was better, of the comparisons with a verdict."""
-    known = points[np.isfinite(points)]
+    known = np.isfinite(points)
     what = "Verdicts for neither, those that turned with the order among them; each counts half a win."
-    return share(float((known == 0.5).sum()), len(known), "Ties", what)
+    return share_of(points[known] == 0.5, [one for one, kept in zip(prompts, known, strict=True) if kept], "Ties", what)
 
 
 def sample_size(points: Points, prompts: Sequence[Hashable]) -> SampleSize:

@@ -96,7 +96,7 @@ class OnlineExaminer:
             return {}
         scores = self._gold_scores(judged)
         known = np.isfinite(scores)
-        error = standard_error(scores[known], judged.groups[known])
+        error = standard_error(scores[known], judged.groups[known].tolist())
         return {"gold/score": _mean(scores), "gold/score_se": error, "gold/n": float(len(set(judged.groups[known])))}
 
     def _gold_moments(self, first: Judged, last: Judged) -> Moments:

@@ -1,8 +1,9 @@
 """The whole way from preference pairs to an aligned model, deciding at every turn by figures, with the reasons kept.
 
 SFT where the model was not taught to answer; a judge (a reward model of held-out pairs); DPO at several betas; a test
-whether more of DPO would help; if so more of it, else a reward model and an online method, kept only where the judge
-prefers its answers; then the gate, on pairs that nothing has looked at. Called again it goes on where it was stopped.
+whether more of DPO would help; if so more of it; where that has come to its end, or it cannot be told, a reward model
+and an online method, kept only where the judge prefers its answers; then the gate, on pairs that nothing has looked
+at. Called again it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ from typing import Any, Final
 from preftune.data.read import read_pairs
 from preftune.durable import write_file
 from preftune.methods.reporting import Reporter
-from preftune.pipeline.align_candidates import Exam, examine_folder, examine_run, save_checkpoint_model
+from preftune.pipeline.align_candidates import (
+    Exam,
+    examine_folder,
+    examine_run,
+    examine_start,
+    save_checkpoint_model,
+)
 from preftune.pipeline.align_decisions import (
     accuracy_of,
     decide_judge,
     decide_pays,
     decide_plateau,
-    told_accuracy,
+    decide_try,
 )
+from preftune.pipeline.align_means import CALLED, decide_means, estimate_method, present_means
 from preftune.pipeline.align_options import AlignOptions
 from preftune.pipeline.align_record import Decided, Story, open_story
 from preftune.pipeline.align_stages import (
-    JUDGE,
     JUDGING,
     LONGER,
     ONLINE,
@@ -40,7 +47,6 @@ from preftune.pipeline.align_stages import (
     decided,
     halfway,
     lay_ground,
-    settings_for,
     stage_plan,
 )
 from preftune.pipeline.plan import Plan, Stage
@@ -55,7 +61,9 @@ preference_accuracy: {at_least: 0.5}  # by the low end of its interval: surely b
 
 @dataclass(frozen=True)
 class Aligned:
-    """Where the way ended: the model, the page, the broken promises of the gate; or which stage was stopped."""
+    """Where the way ended: the model, the page, the broken promises of the gate; or the signal that stopped it, and
+    the stage it stopped (None: between two).
+    """
 
     folder: Path
     model: Path | None
@@ -81,17 +89,30 @@ def align(options: AlignOptions, reporter: Reporter, *, command: str = "", on_st
     """
     with open_run(options.output, resume=True):
         story = open_story(options.output, options.told())
+        story.about["finished"] = False
         story.write()
-    ground, sizes = lay_ground(options.data, options.model, options.output, options.given or {}, options.seed)
-    story.about["sizes"] = sizes
-    way = _Way(options, ground, story, reporter, command, on_stage or (lambda stage, summary, report: None))
     try:
+        with reporter.progress("looking at data and model", None):
+            ground, sizes = lay_ground(
+                options.data,
+                options.model,
+                options.output,
+                options.given or {},
+                options.seed,
+                story.about.get("free_mib"),
+            )
+        story.about |= {"sizes": sizes, "free_mib": ground.machine.available}
+        way = _Way(options, ground, story, reporter, command, on_stage or (lambda stage, summary, report: None))
         return way.go()
     except _Stopped as stop:
-        story.write()
-        page = write_align_page(options.output)
-        result = stop.result
-        return Aligned(options.output, None, page, {}, stopped=result.stopped, stopped_in=result.stopped_in)
+        return _stopped_at(story, stop.result.stopped, stop.result.stopped_in)
+    except KeyboardInterrupt:  # between the steps of trainings, which end by themselves
+        return _stopped_at(story, "SIGINT", None)
+
+
+def _stopped_at(story: Story, signal: str | None, stage: str | None) -> Aligned:
+    story.write()
+    return Aligned(story.folder, None, write_align_page(story.folder), {}, stopped=signal, stopped_in=stage)
 
 
 class _Way:
@@ -110,8 +131,8 @@ class _Way:
         start = self._start()
         judge = self._judge(start)
         best, folder = self._dpo(start, judge)
-        chosen = self._online(start, judge, best, folder)
-        return self._finish(start, judge, chosen)
+        best, folder = self._online(start, judge, best, folder)
+        return self._finish(start, judge, best, folder)
 
     # --- SFT ------------------------------------------------------------------------------------------------
 
@@ -138,8 +159,8 @@ class _Way:
     # --- the judge ------------------------------------------------------------------------------------------
 
     def _judge(self, start: Stage | str) -> str | None:
-        """The folder of a reward model that learned from the held-out pairs; None where it knows nothing surely."""
-        more = {"data": self.ground.file(JUDGE), "eval_data": self.ground.file(TRAIN)}
+        """The folder of a reward model that learned from the deciding pairs; None where it knows nothing surely."""
+        more = {"data": self.ground.file(VALIDATION), "eval_data": self.ground.file(TRAIN)}
         self._settle(JUDGING, start, more)
         stage = self.plan.stage(JUDGING)
         accuracy = accuracy_of(stage.folder)
@@ -152,21 +173,21 @@ class _Way:
 
     def _dpo(self, start: Stage | str, judge: str | None) -> tuple[str, Path]:
         """The best of DPO by name, and the folder its model lies in."""
-        first = next(iter(self.betas))
-        steps = 0
+        first, steps = next(iter(self.betas)), 0
+        stages = {_called(beta): name for name, beta in self.betas.items()}
         for name, beta in self.betas.items():
             self._settle(name, start, {"beta": beta}, run=False)
             steps = halfway(self.plan.stage(name), self.ground.data.records)
             more = {"beta": beta, "save_strategy": "steps", "save_steps": float(steps), "save_total_limit": None}
             self._settle(name, start, {**more, "eval_data": self.ground.file(VALIDATION)}, over=True)
         exam = self._exam(judge)
-        early = f"{first}, half the steps"
+        early = f"{_called(self.betas[first])}, half the steps"
 
         def decide() -> Decided:
-            found = [examine_run(self.plan.stage(first).folder, steps, early, exam)]
-            source = self._source(start)
-            found += [examine_folder(name, self.plan.stage(name).model, source, exam) for name in self.betas]
-            return decide_plateau(early, found, first, self.options)
+            reference = examine_start(self._source(start), exam)
+            found = [examine_run(self.plan.stage(first).folder, steps, early, reference, exam)]
+            found += [examine_folder(name, self.plan.stage(at).model, reference, exam) for name, at in stages.items()]
+            return decide_plateau(early, found, next(iter(stages)), self.options)
 
         rests = {"betas": list(self.options.betas), "judge": judge is not None, "steps": steps}
         decision = self.story.decide("plateau", "Would more of DPO help?", rests, decide)
@@ -177,46 +198,58 @@ class _Way:
                 save_checkpoint_model(self.plan.stage(first).folder, steps, folder)
             return choice, folder
         if decision["figures"]["verdict"] != "rising":
-            return choice, self.plan.stage(choice).model
-        return self._more_of_dpo(start, judge, choice)
+            return choice, self.plan.stage(stages[choice]).model
+        return self._more_of_dpo(start, judge, choice, stages[choice])
 
-    def _more_of_dpo(self, start: Stage | str, judge: str | None, best: str) -> tuple[str, Path]:
+    def _more_of_dpo(self, start: Stage | str, judge: str | None, best: str, stage: str) -> tuple[str, Path]:
         """Twice the passes at the best beta, kept where it is surely better."""
-        known = self.plan.stage(best).config
-        more = {"beta": self.betas[best], "num_train_epochs": 2 * known.num_train_epochs}
+        known = self.plan.stage(stage).config
+        more = {"beta": self.betas[stage], "num_train_epochs": 2 * known.num_train_epochs}
         more |= {"max_steps": 2 * known.max_steps} if known.max_steps > 0 else {}
         self._settle(LONGER, start, {**more, "eval_data": self.ground.file(VALIDATION)}, over=True)
         exam = self._exam(judge)
+        stages = {best: stage, f"{best}, twice the passes": LONGER}
 
         def decide() -> Decided:
-            source = self._source(start)
-            found = [examine_folder(name, self.plan.stage(name).model, source, exam) for name in (best, LONGER)]
+            reference = examine_start(self._source(start), exam)
+            found = [examine_folder(name, self.plan.stage(at).model, reference, exam) for name, at in stages.items()]
             return decide_plateau(best, found, best, self.options)
 
         decision = self.story.decide("plateau-longer", "Did twice the passes help?", {"of": best}, decide)
-        choice = LONGER if decision["figures"]["verdict"] == "rising" else best
-        return choice, self.plan.stage(choice).model
+        choice = str(decision["choice"])
+        return choice, self.plan.stage(stages[choice]).model
 
     # --- online -----------------------------------------------------------------------------------------------
 
-    def _online(self, start: Stage | str, judge: str | None, best: str, folder: Path) -> Path:
-        """The folder of the model that is chosen at last."""
+    def _online(self, start: Stage | str, judge: str | None, best: str, folder: Path) -> tuple[str, Path]:
+        """What is chosen at last by name, and the folder its model lies in."""
         options = self.options
+        verdict = self._last_verdict()
         rests = {"best": best, "judge": judge is not None, "online": options.online, "budget": options.budget_minutes}
-        gate = self.story.decide("worth-trying", "Is RLHF worth trying?", rests, lambda: self._decide_try(judge))
-        if gate["choice"] == "no":
-            return folder
-        self._settle(REWARD, start, {"data": self.ground.file(TRAIN), "eval_data": self.ground.file(JUDGE)})
+        trying = self.story.decide(
+            "worth-trying",
+            "Is RLHF worth trying?",
+            {**rests, "verdict": verdict},
+            lambda: decide_try(options.online, judge is not None, verdict, self.story.minutes, options.budget_minutes),
+        )
+        if trying["choice"] == "no":
+            return best, folder
+        self._settle(REWARD, start, {"data": self.ground.file(TRAIN), "eval_data": self.ground.file(VALIDATION)})
         reward = self.plan.stage(REWARD)
         accuracy = accuracy_of(reward.folder)
+
+        def takes(method: str) -> tuple[float, float]:
+            is_timed = self._left() is not None
+            return estimate_method(method, self.ground, folder, is_timed=is_timed, progress=self.reporter.progress)
+
         means = self.story.decide(
             "means",
             "Are the means there?",
             {**rests, "accuracy": accuracy},
-            lambda: self._decide_means(accuracy, folder),
+            lambda: decide_means(accuracy, self._online_methods(), present_means(self._left()), takes),
         )
         if means["choice"] == "no":
-            return folder
+            return best, folder
         method = str(means["choice"])
         more = {"data": self.ground.file(TRAIN), "eval_data": self.ground.file(VALIDATION)}
         more |= {"reward_funcs": (str(reward.model),), "beta": 0.1, "kl_coef": 0.05}
@@ -225,75 +258,24 @@ class _Way:
         stage = self.plan.stage(ONLINE)
 
         def decide() -> Decided:
-            source = self._source(start)
+            reference = examine_start(self._source(start), exam)
             was, now = (
-                examine_folder(name, place, source, exam) for name, place in ((best, folder), (method, stage.model))
+                examine_folder(name, place, reference, exam)
+                for name, place in ((best, folder), (CALLED[method], stage.model))
             )
             return decide_pays(was, now)
 
-        paid = self.story.decide("pays", f"Did {_called(method)} pay?", {"method": method, "best": best}, decide)
-        return stage.model if paid["choice"] == "yes" else folder
+        paid = self.story.decide("pays", f"Did {CALLED[method]} pay?", {"method": method, "best": best}, decide)
+        return (CALLED[method], stage.model) if paid["choice"] == "yes" else (best, folder)
 
-    def _decide_try(self, judge: str | None) -> Decided:
-        if self.options.online == "never":
-            return Decided("no", "You said never.", {})
-        if judge is None:
-            return Decided("no", "Without a judge nothing would tell whether it pays.", {})
-        spent, budget = self.story.minutes, self.options.budget_minutes
-        if budget is not None and spent >= budget:
-            return Decided("no", f"{spent:.0f} of {budget:g} minutes are spent.", {"minutes": spent})
-        verdict = self.story.decisions["plateau"]["figures"]["verdict"]
-        ended = "DPO has come to its end on these pairs" if verdict == "plateau" else "More of DPO is not known to help"
-        why = f"{ended}; an online method learns from the model's own fresh answers, and the judge will say if it paid."
-        return Decided("yes", why, {"minutes": spent})
+    def _online_methods(self) -> tuple[str, ...]:
+        return ("ppo", "online-dpo") if self.options.online == "auto" else (self.options.online,)
 
-    def _decide_means(self, accuracy: Mapping[str, Any], folder: Path) -> Decided:
-        """By the reward model's accuracy, and the memory and minutes that the estimates say it takes."""
-        figures: dict[str, Any] = {"reward_model_accuracy": accuracy}
-        if not accuracy or accuracy["low"] <= 0.5:
-            return Decided(
-                "no", f"The reward model is not surely better than a coin: {told_accuracy(accuracy)}.", figures
-            )
-        asked = ("ppo", "online-dpo") if self.options.online == "auto" else (self.options.online,)
-        refused = []
-        for method in asked:
-            memory, minutes = self._takes(method, folder)
-            free, left = self.ground.machine.available, self._left()
-            figures[method] = {"memory_mib": memory, "free_mib": free, "minutes": minutes, "left": left}
-            if memory > free:
-                refused.append(f"{_called(method)} would take {memory:,.0f} MiB of {free:,.0f} free")
-            elif left is not None and minutes > left:
-                refused.append(f"{_called(method)} would take {minutes:.0f} minutes of {left:.0f} left")
-            else:
-                time = "" if left is None else f" and {minutes:.0f} of {left:.0f} minutes"
-                why = f"The reward model is right in {told_accuracy(accuracy)}; {_called(method)} takes an estimated "
-                return Decided(method, f"{why}{memory:,.0f} of {free:,.0f} MiB{time}.", figures)
-        return Decided("no", "; ".join(refused) + ".", figures)
-
-    def _takes(self, method: str, folder: Path) -> tuple[float, float]:
-        """MiB and minutes of an online method, by the estimates."""
-        from preftune.advise.duration import estimate_duration, measure_speed
-        from preftune.advise.memory import estimate_memory, trained_parameters
-        from preftune.advise.workload import plan_workload
-        from preftune.methods.registry import METHODS
-
-        ground, sizes = self.ground, self.ground.about.sizes
-        more = {"reward_funcs": ("length",), "eval_data": ground.file(VALIDATION)}
-        config = METHODS[method].config_class()(**settings_for(method, ground, str(folder), more), output_dir="-")
-        workload = plan_workload(method, config, ground.data.lengths, ground.data.records, ground.data.prompts)
-        memory = estimate_memory(
-            workload,
-            config,
-            sizes,
-            has_bfloat16=ground.machine.has_bfloat16,
-            device=ground.machine.device,
-            reward_models=(float(sizes.parameters),),
-        )
-        if self._left() is None:
-            return memory.peak, 0.0
-        with self.reporter.progress(f"timing layers for {_called(method)}", None):
-            speed = measure_speed(ground.model, config, workload)
-        return memory.peak, estimate_duration(workload, trained_parameters(config, sizes), speed).seconds / 60
+    def _last_verdict(self) -> str:
+        """Of the test on the longest training that this call came by."""
+        plateau = self.story.decisions["plateau"]["figures"]["verdict"]
+        longer = self.story.decisions.get("plateau-longer")
+        return longer["figures"]["verdict"] if plateau == "rising" and longer is not None else plateau
 
     def _left(self) -> float | None:
         budget = self.options.budget_minutes
@@ -301,7 +283,7 @@ class _Way:
 
     # --- the end ------------------------------------------------------------------------------------------------
 
-    def _finish(self, start: Stage | str, judge: str | None, chosen: Path) -> Aligned:
+    def _finish(self, start: Stage | str, judge: str | None, best: str, chosen: Path) -> Aligned:
         from preftune.evaluate.everything import evaluate
 
         folder, options = self.ground.folder, self.options
@@ -324,18 +306,21 @@ class _Way:
                 seed=options.seed,
             )
             self.story.about["evaluation"] = found.as_dict()
-            broken = [one.promise.sentence() for one in found.broken]
-            why = "Every promise holds on pairs that nothing has looked at before." if not broken else "; ".join(broken)
+            broken = [f"{one.promise.sentence()}, and it is {one.why}" for one in found.broken]
+            why = (
+                "Every promise holds on pairs that nothing has looked at before."
+                if not broken
+                else "; ".join(broken) + "."
+            )
             return Decided("kept" if not broken else "broken", why, {"broken": broken, "promises": len(found.gate)})
 
         rests = {"chosen": told, "gate": gate.read_text(encoding="utf-8"), "judge": judge is not None}
         decision = self.story.decide("gate", "Does the model keep what is promised?", rests, decide)
         model = folder / "model"
         if not model.is_dir() or self.story.about.get("chosen") != told:
-            shutil.rmtree(model, ignore_errors=True)
-            shutil.copytree(chosen, model)
-        self.story.about |= {"chosen": told, "model": "model", "finished": True}
-        self.story.write()
+            _copy_model(chosen, model)
+        self.story.about |= {"chosen": told, "chosen_name": best, "model": "model"}
+        self.story.finish()
         page = write_align_page(folder)
         broken = tuple(decision["figures"]["broken"])
         document = {"decisions": list(self.story.decisions.values()), **self.story.about, "minutes": self.story.minutes}
@@ -393,8 +378,17 @@ class _Way:
         )
 
 
-def _called(method: str) -> str:
-    return {"ppo": "PPO", "online-dpo": "online DPO"}[method]
+def _called(beta: float) -> str:
+    return f"DPO at beta {beta:g}"
+
+
+def _copy_model(chosen: Path, model: Path) -> None:
+    """It appears whole, whenever the copying is stopped."""
+    aside = model.with_name(f".{model.name}-new")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(chosen, aside)
+    shutil.rmtree(model, ignore_errors=True)
+    aside.rename(model)
 
 
 def _own_gate(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -15,13 +15,14 @@ from preftune.data.records import Pair, PromptRecord
 from preftune.data.split import prompt_key
 from preftune.data.tokens import tokenize_pairs
 from preftune.evaluate.answering import asked_of, draw_answers
-from preftune.evaluate.checkpoint_models import CheckpointedRun, open_checkpoints
+from preftune.evaluate.checkpoint_models import open_checkpoints
 from preftune.evaluate.matches import scores_of
 from preftune.evaluate.model import OpenModel, open_model
 from preftune.evaluate.preferences import implicit_rewards, prefers_right, score_pairs
 from preftune.models.settings import ModelConfig
 
 Progress = Callable[[str, float | None], AbstractContextManager[Any]]
+Reference: TypeAlias = Float[np.ndarray, "pairs 2"]  # the start's log-probs of the exam's pairs
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,23 @@ class Candidate:
     length: float
 
 
-def examine_folder(name: str, folder: Path, start: str, exam: Exam) -> Candidate:
-    """The model that lies in ``folder``, against ``start``."""
-    reference = _log_probs(_opened(start, exam), exam)
+def examine_start(start: str, exam: Exam) -> Reference:
+    """The log-probs that candidates' implicit rewards are measured from."""
+    model = _opened(start, exam)
+    tokens = tokenize_pairs(exam.pairs, model.tokenizer, max_length=exam.max_length).records
+    with exam.progress(f"scoring pairs with {model.name}", len(tokens)) as bar:
+        return score_pairs(model.engine, tokens, 8, bar.advance).log_probs
+
+
+def examine_folder(name: str, folder: Path, reference: Reference, exam: Exam) -> Candidate:
+    """The model that lies in ``folder``."""
     return _examined(name, _opened(str(folder), exam), reference, exam)
 
 
-def examine_run(run: Path, step: int, name: str, exam: Exam) -> Candidate:
-    """A run's model as it was after ``step`` steps, against its start."""
-    opened = _checkpoints(run, exam)
-    opened.set_to(0)
-    reference = _log_probs(opened.model, exam)
+def examine_run(run: Path, step: int, name: str, reference: Reference, exam: Exam) -> Candidate:
+    """A run's model as it was after ``step`` steps."""
+    with exam.progress(f"loading {run.name}", None):
+        opened = open_checkpoints(str(run), run.name, {"dtype": exam.dtype}, lambda text: None)
     opened.set_to(step)
     return _examined(name, opened.model, reference, exam)
 
@@ -92,18 +99,7 @@ def _opened(source: str, exam: Exam) -> OpenModel:
         return open_model(ModelConfig.model_validate({"model": source, "dtype": exam.dtype}), lambda text: None)
 
 
-def _checkpoints(run: Path, exam: Exam) -> CheckpointedRun:
-    with exam.progress(f"loading {run.name}", None):
-        return open_checkpoints(str(run), run.name, {"dtype": exam.dtype}, lambda text: None)
-
-
-def _log_probs(model: OpenModel, exam: Exam) -> Float[np.ndarray, "pairs 2"]:
-    tokens = tokenize_pairs(exam.pairs, model.tokenizer, max_length=exam.max_length).records
-    with exam.progress(f"scoring pairs with {model.name}", len(tokens)) as bar:
-        return score_pairs(model.engine, tokens, 8, bar.advance).log_probs
-
-
-def _examined(name: str, model: OpenModel, reference: Float[np.ndarray, "pairs 2"], exam: Exam) -> Candidate:
+def _examined(name: str, model: OpenModel, reference: Reference, exam: Exam) -> Candidate:
     tokens = tokenize_pairs(exam.pairs, model.tokenizer, max_length=exam.max_length).records
     with exam.progress(f"scoring pairs with {name}", len(tokens)) as bar:
         scores = score_pairs(model.engine, tokens, 8, bar.advance)

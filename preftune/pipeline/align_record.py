@@ -26,10 +26,12 @@ class Story:
     decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     minutes: float = 0.0
+    _met: set[str] = field(default_factory=set)
     _mark: float = field(default_factory=time.monotonic)
 
     def decide(self, name: str, title: str, rests_on: Mapping[str, Any], make: Callable[[], Decided]) -> dict[str, Any]:
         """The decision of that name: as recorded where it rests on the same, else made and written."""
+        self._met.add(name)
         known = self.decisions.get(name)
         if known is not None and known["rests_on"] == json.loads(json.dumps(dict(rests_on))):
             return known
@@ -44,6 +46,12 @@ class Story:
         }
         self.write()
         return self.decisions[name]
+
+    def finish(self) -> None:
+        """Forgets decisions that this call did not come by: the way has taken another turn since."""
+        self.decisions = {name: one for name, one in self.decisions.items() if name in self._met}
+        self.about["finished"] = True
+        self.write()
 
     def write(self) -> None:
         """Puts the record into the folder, whole or not at all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from preftune.models.loading import load_tokenizer
 from preftune.models.settings import ModelConfig
 from preftune.pipeline.plan import Plan, Stage
 
-TRAIN, VALIDATION, TEST, JUDGE = "train.jsonl", "validation.jsonl", "test.jsonl", "judge.jsonl"
-HELD_OUT, FEWEST = 0.15, 40
+TRAIN, VALIDATION, TEST = "train.jsonl", "validation.jsonl", "test.jsonl"
+VALIDATION_SHARE, TEST_SHARE, FEWEST = 0.2, 0.15, 40
 SFT, JUDGING, LONGER, REWARD, ONLINE = "sft", "judge", "dpo-longer", "reward", "online"
 # What users of a single run read at its end is measured here once, for the model that is chosen.
 _QUICK = {"num_samples": 4, "num_completions": 0, "save_total_limit": None}
@@ -36,7 +36,8 @@ _QUICK = {"num_samples": 4, "num_completions": 0, "save_total_limit": None}
 class Ground:
     """What every stage stands on: the split data, and what is known of data, model and machine.
 
-    ``given`` are the user's settings, for every stage that knows them.
+    ``given`` are the user's settings, for every stage that knows them. ``machine`` has the memory that was free when
+    the way was begun, or a stage would get other settings when it goes on.
     """
 
     folder: Path
@@ -53,26 +54,28 @@ class Ground:
 
 
 def lay_ground(
-    data: str, model: str, folder: Path, given: Mapping[str, Any], seed: int
-) -> tuple[Ground, dict[str, Any]]:
+    data: str, model: str, folder: Path, given: Mapping[str, Any], seed: int, free: float | None = None
+) -> tuple[Ground, dict[str, int]]:
     """The data split by prompt into files under ``folder/data``, and the facts; with the sizes of the parts.
 
-    Stages train on the first, decisions are made on the second, and the third is looked at once, at the end. The judge
-    learns from the last two, which no policy sees.
+    Stages train on the first, decisions are made on the second, which the judge learns from too, and the third is
+    looked at once, at the end. ``free`` are the MiB that were free when the way was begun.
     """
     pairs = read_pairs(data).records
     if len(pairs) < FEWEST:
-        what = f"{len(pairs)} pairs are too few: 30% of them are held out."
+        what = f"{len(pairs)} pairs are too few: {VALIDATION_SHARE + TEST_SHARE:.0%} of them are held out."
         raise PreftuneError(what, where=data, mend=f"Give {FEWEST} or more; `preftune dpo` trains on any number.")
-    rest, held_out = split_by_prompt(pairs, 2 * HELD_OUT, seed)
-    validation, test = split_by_prompt(held_out, 0.5, seed + 1)
-    parts = {TRAIN: rest, VALIDATION: validation, TEST: test, JUDGE: held_out}
+    rest, held_out = split_by_prompt(pairs, VALIDATION_SHARE + TEST_SHARE, seed)
+    validation, test = split_by_prompt(held_out, TEST_SHARE / (VALIDATION_SHARE + TEST_SHARE), seed + 1)
+    parts = {TRAIN: rest, VALIDATION: validation, TEST: test}
     for name, records in parts.items():
         _write(folder / "data" / name, records)
     tokenizer = load_tokenizer(ModelConfig(model=model))
     facts = read_data(str(folder / "data" / TRAIN), tokenizer=tokenizer, seed=seed)
     wishes = Wishes(eval_data=str(folder / "data" / VALIDATION))
-    ground = Ground(folder, model, facts, read_model(model), read_machine(), wishes, given)
+    machine = read_machine()
+    machine = machine if free is None else replace(machine, available=free)
+    ground = Ground(folder, model, facts, read_model(model), machine, wishes, given)
     return ground, {name: len(records) for name, records in parts.items()}
 
 

@@ -32,8 +32,12 @@ class Difference:
     low: float
     high: float
     n: int
+    is_share: bool = False
 
     def __str__(self) -> str:
+        if self.is_share:
+            value, low, high = (100 * one for one in (self.value, self.low, self.high))
+            return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}, n = {self.n:,})"
         return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f}, n = {self.n:,})"
 
 
@@ -57,11 +61,15 @@ class Plateau:
 
     def sentence(self) -> str:
         """The verdict with its figures."""
+        if not self.differences:
+            return f"it cannot be told: {self.prompts:,} prompts are held out, and {FEWEST} are the fewest that show it"
         told = "; ".join(f"{name} {one}" for name, one in self.differences.items())
-        against = f"against {self.earlier}: {told}" if told else f"nothing to hold against {self.earlier}"
+        against = f"against {self.earlier}: {told}"
+        is_share = any(one.is_share for one in self.differences.values())
+        matters = f"{100 * self.matters:g} points" if is_share else f"{self.matters:.3g}"
         return {
             "rising": f"{self.best} is surely better {against}",
-            "plateau": f"no candidate is better by {self.matters:g} {against}",
+            "plateau": f"no candidate is better by {matters} {against}",
             "falling": f"every candidate is surely worse {against}",
             "cannot tell": f"it cannot be told, by {self.prompts:,} prompts, {against}",
         }[self.verdict]
@@ -74,11 +82,13 @@ def find_plateau(
     *,
     matters: float = MATTERS,
     level: float = LEVEL,
+    are_shares: bool = False,
     seed: int = 0,
 ) -> Plateau:
     """``scores`` are of each candidate and of ``earlier``, item by item; items of a prompt hang together.
 
-    ``matters`` is in the scores' unit. Fewer than 30 prompts tell nothing.
+    ``matters`` is in the scores' unit; ``are_shares`` where each is 0, one half or 1: then equal scores on few items
+    are no proof of equal models. Fewer than 30 prompts tell nothing.
     """
     later = [name for name in scores if name != earlier]
     numbers = cluster_numbers(prompts)
@@ -86,7 +96,7 @@ def find_plateau(
     if clusters < FEWEST or not later:
         return Plateau("cannot tell", None, earlier, {}, matters, clusters)
     table = np.stack([np.asarray(scores[name], dtype=np.float64) - scores[earlier] for name in later])
-    found = dict(zip(later, _simultaneous(table, numbers, clusters, level, seed), strict=True))
+    found = dict(zip(later, _simultaneous(table, numbers, clusters, level, are_shares, seed), strict=True))
     better = [name for name in later if found[name].low > 0]
     if better:
         return Plateau("rising", max(better, key=lambda n: found[n].value), earlier, found, matters, clusters)
@@ -97,9 +107,18 @@ def find_plateau(
 
 
 def _simultaneous(
-    table: Float[np.ndarray, "candidates items"], numbers: np.ndarray, clusters: int, level: float, seed: int
+    table: Float[np.ndarray, "candidates items"],
+    numbers: np.ndarray,
+    clusters: int,
+    level: float,
+    are_shares: bool,
+    seed: int,
 ) -> list[Difference]:
-    """Means of the rows with intervals of one confidence together."""
+    """Means of the rows with intervals of one confidence together.
+
+    Shares count half an item more for either side, as Agresti and Min (2005) have it for matched pairs: the deviation
+    of differences that are all 0 is then 1 / n and not 0.
+    """
     from scipy.stats import t
 
     sizes = np.bincount(numbers, minlength=clusters).astype(np.float64)
@@ -108,6 +127,7 @@ def _simultaneous(
     residuals = sums - means[:, None] * sizes
     deviations = np.sqrt(clusters / (clusters - 1) * (residuals**2).sum(1)) / n
     known = deviations > 0
+    deviations = np.sqrt(deviations**2 + (1 / n**2 if are_shares else 0.0))
     width = float(t.ppf(1 - level / 2, clusters - 1))
     if known.sum() > 1:
         drawn = np.concatenate(
@@ -117,6 +137,6 @@ def _simultaneous(
         single = np.quantile(np.abs(drawn / deviations[known]), 1 - level, axis=0).min()
         width *= max(1.0, float(spread / single))
     return [
-        Difference(float(mean), float(mean - width * deviation), float(mean + width * deviation), n)
+        Difference(float(mean), float(mean - width * deviation), float(mean + width * deviation), n, are_shares)
         for mean, deviation in zip(means, deviations, strict=True)
     ]

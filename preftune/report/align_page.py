@@ -18,7 +18,10 @@ from preftune.report.run_files import mapping
 
 FILE = "align.json"
 _MOST_ANSWERS = 6
-_NAMES = {"none": "no", "judge": "yes", "sft": "yes", "kept": "yes", "broken": "no"}
+_NAMES = {"none": "No", "judge": "Yes", "sft": "Yes", "kept": "Yes", "broken": "No", "yes": "Yes", "no": "No"}
+_METHODS = {"ppo": "Yes, for PPO", "online-dpo": "Yes, for online DPO"}
+_VERDICTS = {"rising": "Yes", "plateau": "No", "falling": "No, it went too far", "cannot tell": "It cannot be told"}
+_ENDS = {"low": "the low end of its interval", "high": "the high end of its interval"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def view_align(folder: Path) -> AlignView:
     if document is None:
         raise PreftuneError("This folder holds no way.", where=str(folder), mend="Give the --output of preftune align.")
     decisions = [mapping(one) for one in document.get("decisions") or []]
-    evaluation = mapping(document.get("evaluation"))
+    evaluation = mapping(document.get("evaluation")) if document.get("finished") else {}  # else of an earlier call
     gate = [_promise(mapping(one)) for one in evaluation.get("gate") or []]
     return AlignView(
         title=folder.resolve().name or "align",
@@ -89,20 +92,28 @@ def _headline(document: Mapping[str, Any], gate: Sequence[PromiseView]) -> str:
         return "On the way: the same command goes on"
     broken = sum(not one.is_kept for one in gate)
     if broken:
-        return f"The gate is broken: {broken} of {len(gate)} promises do not hold"
+        return f"The gate is broken: {broken} of {len(gate)} {'promise' if len(gate) == 1 else 'promises'} not kept"
     return "The model keeps what was promised"
 
 
 def _sentence(document: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    chosen = str(document.get("chosen") or "")
-    accuracy = read_measures(evaluation.get("measures")).get("preference_accuracy")
-    told = f"Chosen is the model of {chosen}." if chosen else "Nothing is chosen yet."
-    if accuracy is None or accuracy.low is None or accuracy.high is None:
-        return told
-    ends = f"{accuracy.low:.1%} to {accuracy.high:.1%}, n = {accuracy.n}"
-    return (
-        f"{told} On pairs that nothing had looked at it prefers what people preferred in {accuracy.value:.1%} ({ends})."
-    )
+    if not document.get("finished"):
+        return "What was decided so far stands below."
+    chosen = str(document.get("chosen_name") or document.get("chosen") or "")
+    measures = read_measures(evaluation.get("measures"))
+    told = [f"Chosen is {chosen}."] if chosen else []
+    if accuracy := _told(measures.get("preference_accuracy")):
+        told.append(f"On pairs that nothing had looked at it prefers what people preferred in {accuracy}.")
+    if rate := _told(measures.get("win_rate")):
+        told.append(f"The judge prefers its answers to the start's in {rate}.")
+    return " ".join(told)
+
+
+def _told(measure: Measure | None) -> str:
+    """A share with its interval and n, in words; empty where there is none."""
+    if measure is None or measure.low is None or measure.high is None:
+        return ""
+    return f"{measure.value:.1%} ({measure.low:.1%} to {measure.high:.1%}, n = {measure.n})"
 
 
 def _turn(decision: Mapping[str, Any]) -> TurnView:
@@ -111,7 +122,7 @@ def _turn(decision: Mapping[str, Any]) -> TurnView:
     choice = str(decision.get("choice"))
     return TurnView(
         title=str(decision.get("title") or decision.get("name") or ""),
-        choice=_NAMES.get(choice, choice),
+        choice=_answer(choice, figures),
         why=cut(str(decision.get("why") or ""), 2000),
         candidates=[
             (
@@ -123,6 +134,14 @@ def _turn(decision: Mapping[str, Any]) -> TurnView:
             for one in candidates
         ],
     )
+
+
+def _answer(choice: str, figures: Mapping[str, Any]) -> str:
+    """What answers the question; of a plateau test its verdict, and what the way goes on with."""
+    verdict = _VERDICTS.get(str(figures.get("verdict")))
+    if verdict is not None:
+        return f"{verdict}; on with {choice}"
+    return _METHODS.get(choice) or _NAMES.get(choice, choice)
 
 
 def _stages(folder: Path) -> Any:
@@ -147,7 +166,8 @@ def _measures(evaluation: Mapping[str, Any]) -> list[tuple[str, Measure, Measure
 def _promise(one: Mapping[str, Any]) -> PromiseView:
     bound = f"at least {one['at_least']:g}" if "at_least" in one else f"at most {one.get('at_most', 0):g}"
     is_kept = bool(one.get("kept"))
-    promise = f"{one.get('measure')} {bound}, by its {one.get('by')}"
+    by = str(one.get("by"))
+    promise = f"{one.get('measure')} {bound}, by {_ENDS.get(by, f'its {by}')}"
     return PromiseView(promise, "kept" if is_kept else "broken", is_kept, str(one.get("why") or ""))
 
 

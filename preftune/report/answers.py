@@ -16,7 +16,7 @@ _LONGEST = 3000  # characters of one answer
 
 @dataclass(frozen=True)
 class Answer:
-    """One completion; ``remark`` tells its length and whether it came to an end.
+    """One completion, or the beginning of a long one; ``remark`` tells its length and whether it came to an end.
 
     ``pieces`` are its text, with what the other moment's answer lacks marked.
     """
@@ -52,17 +52,14 @@ def view_answers(samples: Sequence[Mapping[str, Any]]) -> Answers:
     for sample in samples:
         identity = sample.get("prompt_id", sample.get("prompt"))
         grouped.setdefault(repr(identity), []).append(sample)
-    exchanges = [_exchange(group) for group in grouped.values()]
-    exchanges.sort(key=lambda exchange: exchange.before is None or exchange.after is None)
-    return Answers(exchanges[:_OPEN], exchanges[_OPEN:_SHOWN], len(exchanges))
+    groups = sorted(grouped.values(), key=lambda group: not {"before", "after"} <= {one.get("stage") for one in group})
+    exchanges = [_exchange(group) for group in groups[:_SHOWN]]
+    return Answers(exchanges[:_OPEN], exchanges[_OPEN:], len(groups))
 
 
 def as_text(content: Any) -> str:
     """Text or a list of chat messages as text, cut where it is very long."""
-    if isinstance(content, list):
-        messages = [message for message in content if isinstance(message, Mapping)]
-        content = "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)
-    return cut(content if isinstance(content, str) else str(content or ""), _LONGEST)
+    return cut(_joined(content), _LONGEST)
 
 
 def _exchange(group: Sequence[Mapping[str, Any]]) -> Exchange:
@@ -81,6 +78,13 @@ def _exchange(group: Sequence[Mapping[str, Any]]) -> Exchange:
     )
 
 
+def _joined(content: Any) -> str:
+    if isinstance(content, list):
+        messages = [message for message in content if isinstance(message, Mapping)]
+        return "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)
+    return content if isinstance(content, str) else str(content or "")
+
+
 def _answer(sample: Mapping[str, Any]) -> Answer:
     step, tokens = finite(sample.get("step")), finite(sample.get("tokens"))
     stage = str(sample.get("stage")).capitalize()
@@ -88,5 +92,8 @@ def _answer(sample: Mapping[str, Any]) -> Answer:
     if sample.get("finished") is False:
         remarks.append("cut off at the length limit")
     at_step = "" if step is None else f", step {int(step):,}"
-    text = as_text(sample.get("completion"))
+    whole = _joined(sample.get("completion"))
+    if len(whole) > _LONGEST:
+        remarks.append(f"its first {_LONGEST:,} of {len(whole):,} characters")
+    text = whole[:_LONGEST]
     return Answer(f"{stage}{at_step}", text, ", ".join(remarks), [(text, False)])

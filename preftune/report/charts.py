@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _POINTS_A_LINE = 400
 _SMOOTH_FROM = 60  # fewer logged points are readable as they are
+_MOST_MARKS = 6  # on a chart; with more nothing of it is seen
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,11 @@ CHARTS = (
 
 
 def training_charts(rows: Sequence[dict[str, Any]], marks: Sequence[Mark] = ()) -> list[Drawing]:
-    """A drawing for every chart that has data; ``rows`` are metrics by ascending step."""
+    """A drawing for every chart with a finite point; ``rows`` are metrics by ascending step."""
+    columns = _columns(rows, {key for chart in CHARTS for line in chart.lines for key in line.keys})
     drawings = []
     for chart in CHARTS:
-        series = [found for line in chart.lines if (found := _series(rows, line))]
+        series = [found for line in chart.lines if (found := _series(columns, line))]
         if series:
             drawings.append(_draw(chart, series, [mark for mark in marks if _concerns(mark, chart)]))
     return drawings
@@ -207,19 +209,28 @@ def interval_chart(name: str, first: Measure | None, second: Measure | None) -> 
     return to_svg(figure, f"interval-{name}", "Before above, after below, with 95% intervals")
 
 
-def _series(rows: Sequence[dict[str, Any]], line: Line) -> _Series | None:
+def _columns(rows: Sequence[dict[str, Any]], wanted: Collection[str]) -> dict[str, list[tuple[float, float]]]:
+    """Step and value of every point of the metrics that are drawn."""
+    columns: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        step = float(row["step"])
+        for key in row.keys() & wanted:
+            columns.setdefault(key, []).append((step, _number(row[key])))
+    return columns
+
+
+def _series(columns: Mapping[str, list[tuple[float, float]]], line: Line) -> _Series | None:
     for key in line.keys:
-        found = [(float(row["step"]), _number(row[key])) for row in rows if row.get(key) is not None]
-        if not found:
-            continue
+        found = columns.get(key, [])
         kept = [(step, value) for step, value in found if math.isfinite(value)]
-        gaps = [step for step, value in found if not math.isfinite(value)]
-        return _Series(line, [step for step, _ in kept], [value for _, value in kept], gaps)
+        if kept:
+            gaps = [step for step, value in found if not math.isfinite(value)]
+            return _Series(line, [step for step, _ in kept], [value for _, value in kept], gaps)
     return None
 
 
 def _number(value: Any) -> float:
-    """Non-finite values stand in the file as text; they and anything else unreadable count as NaN."""
+    """What was not finite stands in the file as null; it and anything else unreadable count as NaN."""
     number = finite(value)
     return math.nan if number is None else number
 
@@ -230,9 +241,12 @@ def _draw(chart: Chart, series: list[_Series], marks: Sequence[Mark] = ()) -> Dr
     _style_axes(axes, chart, series)
     gaps = sorted({step for one in series for step in one.gaps})
     axes.plot(gaps, [0.015] * len(gaps), "|", transform=axes.get_xaxis_transform(), color=COLOURS["alarm"])
-    _shade(axes, marks)
+    shown = marks[:_MOST_MARKS]
+    _shade(axes, shown)
     notes = [chart.note]
-    notes += [f"Shaded: {mark.label + ', ' if mark.label else ''}{mark.title}." for mark in marks]
+    notes += [f"Shaded: {mark.label + ', ' if mark.label else ''}{mark.title}." for mark in shown]
+    if len(marks) > len(shown):
+        notes.append(f"{len(marks) - len(shown)} more findings are of this curve.")
     if gaps:
         notes.append(f"{len(gaps)} logged {'value was' if len(gaps) == 1 else 'values were'} not finite (red ticks).")
     if axes.get_yscale() == "log":
@@ -279,9 +293,12 @@ def _shade(axes: Axes, marks: Sequence[Mark]) -> None:
 
 def _running_mean(values: list[float], window: int) -> list[float]:
     """The mean of each value and up to ``window - 1`` before it."""
+    import numpy as np
+
     # Summed anew for each window: a running total would never recover from one value like 1e20.
-    stretches = (values[max(0, index + 1 - window) : index + 1] for index in range(len(values)))
-    return [sum(stretch) / len(stretch) for stretch in stretches]
+    first = [sum(values[:end]) / end for end in range(1, min(window, len(values) + 1))]
+    whole = np.lib.stride_tricks.sliding_window_view(values, window).mean(axis=1) if len(values) >= window else ()
+    return [*first, *map(float, whole)]
 
 
 def _thin(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:

@@ -35,21 +35,21 @@ class Spot:
     is_best: bool
 
 
-def win_rate_chart(rates: Sequence[Measure]) -> Drawing | None:
-    """A dot with its interval for each comparison, numbered from the top as in the table; the line is even odds."""
-    shown = [rate for rate in rates if rate.is_printable]
+def win_rate_chart(rates: Sequence[tuple[int, Measure]]) -> Drawing | None:
+    """A dot with its interval for each comparison, from the top and numbered as in the table; the line is even odds."""
+    shown = [(number, rate) for number, rate in rates if rate.is_printable]
     if not shown:
         return None
     from matplotlib.ticker import FuncFormatter
 
     figure, axes = new_figure(5.2, 0.75 + 0.36 * len(shown))
     axes.set_position((0.06, 0.5 / (0.75 + 0.36 * len(shown)), 0.92, 1 - 0.62 / (0.75 + 0.36 * len(shown))))
-    for place, rate in enumerate(shown):
+    for place, (_, rate) in enumerate(shown):
         assert rate.low is not None and rate.high is not None
         is_clear = rate.low > 0.5 or rate.high < 0.5
         draw_point(axes, rate.value, -place, "blue" if is_clear else "grey", x_ends=(rate.low, rate.high))
     axes.axvline(0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
-    axes.set_yticks([-place for place in range(len(shown))], [str(place + 1) for place in range(len(shown))])
+    axes.set_yticks([-place for place in range(len(shown))], [str(number) for number, _ in shown])
     axes.set_xlim(0, 1)
     axes.set_ylim(-len(shown) + 0.4, 0.6)
     axes.grid(visible=False, axis="y")

@@ -29,7 +29,7 @@ from preftune.report.run_files import RunFiles, finite, read_run
 from preftune.report.spreads import view_spreads
 from preftune.report.verdict import Verdict, marks_of, view_verdict
 
-_REJECTED_SHOWN = 8
+_REJECTED_SHOWN, _NAMES_SHOWN = 8, 6
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,18 @@ def _training(metrics: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if rates:
         told.append(f"Median speed: {' and '.join(rates)} a second.")
+    if never := _never_finite(metrics):
+        shown = ", ".join(never[:_NAMES_SHOWN]) + (" and others" if len(never) > _NAMES_SHOWN else "")
+        told.append(f"Logged, and at no step finite: {shown}.")
     if skipped := _last(metrics, "nan_steps"):
         told.append(f"{_counted(int(skipped), 'step')} left out because the loss or gradient was not finite.")
     return told
+
+
+def _never_finite(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """The metrics that no chart can show, for null stands at every one of their steps."""
+    names = dict.fromkeys(name for row in metrics for name, value in row.items() if value is None)
+    return [name for name in names if not _column(metrics, name)]
 
 
 def _duration(metrics: Sequence[dict[str, Any]]) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Control characters as their visible pictures: they are invisible on a page, and NUL ends some parsers' text.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
+# What turns the writing of all that follows round is shown by its number: a model's answer must read as it stands.
+# The marks of languages that are written from right to left (U+200E, U+200F, U+061C) turn nothing but themselves.
+_VISIBLE_BY_NUMBER = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def write_page(template: str, path: Path, **context: Any) -> Path:
@@ -29,9 +32,9 @@ def write_page(template: str, path: Path, **context: Any) -> Path:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and lone surrogates made visible, so that any of it can be written."""
+    """The text with control characters, turns of the writing and lone surrogates made visible: it can be written."""
     whole = re.sub(r"[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", text)
-    return whole.replace("\r\n", "\n").translate(_VISIBLE)
+    return whole.replace("\r\n", "\n").translate(_VISIBLE | _VISIBLE_BY_NUMBER)
 
 
 @cache

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from preftune.diagnose.telling import by_reason
 from preftune.report.audit_view import Finding, shown_steps
 from preftune.report.charts import Mark
+from preftune.report.measures import cut
 from preftune.report.outcome import Outcome
 
-_MOST_REASONS = 20
+_MOST_REASONS, _LONGEST_TITLE = 20, 120
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ def view_verdict(outcome: Outcome, findings: Sequence[Finding], diagnosis: Mappi
     looked = _looked(diagnosis)
     if errors:
         more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
-        headline = f"Not to be trusted yet: {_lowered(errors[0].title)}{more}"
+        headline = f"Not to be trusted yet: {_lowered(cut(errors[0].title, _LONGEST_TITLE))}{more}"
         sentences = [_told(errors[0]), f"Measured all the same: {_lowered(outcome.headline)}.", *outcome.sentences]
         return Verdict(headline, "error", sentences, unclear, looked)
     if warnings:
-        told = f"a warning: {_lowered(warnings[0].title)}" if len(warnings) == 1 else f"{len(warnings)} warnings"
+        title = cut(warnings[0].title, _LONGEST_TITLE)
+        told = f"a warning: {_lowered(title)}" if len(warnings) == 1 else f"{len(warnings)} warnings"
         headline = f"{outcome.headline}, with {told}"
         return Verdict(headline, "warning", [_told(warnings[0]), *outcome.sentences], unclear, looked)
     sentences = [*outcome.sentences, looked] if looked else list(outcome.sentences)
@@ -50,7 +53,7 @@ def marks_of(findings: Sequence[Finding]) -> list[Mark]:
     return [
         Mark(
             label=one.id if re.fullmatch(r"[A-Za-z]\d{1,3}[a-z]?", one.id) else "",
-            title=f"{_lowered(one.title)}, {shown_steps(*one.steps)}",
+            title=f"{_lowered(cut(one.title, _LONGEST_TITLE))}, {shown_steps(*one.steps)}",
             severity=one.severity,
             first=one.steps[0],
             last=one.steps[1],
@@ -76,12 +79,7 @@ def _looked(diagnosis: Mapping[str, Any]) -> str:
 
 
 def _unclear(entries: Any) -> list[tuple[str, str]]:
-    reasons: dict[str, list[str]] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, Mapping):
-            name = str(entry.get("name") or entry.get("id") or "")
-            reasons.setdefault(str(entry.get("why") or "No reason is given.").rstrip("."), []).append(name)
-    return [(", ".join(names), why) for why, names in islice(reasons.items(), _MOST_REASONS)]
+    return [(", ".join(names), why) for why, names in islice(by_reason(entries).items(), _MOST_REASONS)]
 
 
 def _lowered(text: str) -> str:

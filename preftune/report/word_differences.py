@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
 Pieces: TypeAlias = list[tuple[str, bool]]  # text, and whether the other side lacks it
 
-FEWEST_SHARED = 0.2  # of two texts with less in common every word would be marked
+FEWEST_SHARED = 0.5  # of two texts with less in common nearly every word would be marked
 _MOST_WORDS = 900
+_MOST_MATCHES = 15_000  # places where a word of one is a word of the other; of "so so so ..." there are too many
 
 
 def word_differences(before: str, after: str) -> tuple[Pieces, Pieces]:
@@ -18,7 +20,9 @@ def word_differences(before: str, after: str) -> tuple[Pieces, Pieces]:
     old, new = _words(before), _words(after)
     if not before.strip() or not after.strip() or before == after or max(len(old), len(new)) > _MOST_WORDS:
         return plain
-    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    if _matches(old, new) > _MOST_MATCHES:
+        return plain
+    matcher = SequenceMatcher(str.isspace, old, new, autojunk=False)
     blocks = matcher.get_matching_blocks()
     shared = sum(1 for block in blocks for word in old[block.a : block.a + block.size] if word.strip())
     if shared < FEWEST_SHARED * min(_count(old), _count(new)):
@@ -30,6 +34,11 @@ def word_differences(before: str, after: str) -> tuple[Pieces, Pieces]:
         right += [("".join(new[b : block.b]), True), ("".join(new[block.b : block.b + block.size]), False)]
         a, b = block.a + block.size, block.b + block.size
     return _kept(left), _kept(right)
+
+
+def _matches(old: list[str], new: list[str]) -> int:
+    counts = Counter(word for word in new if not word.isspace())
+    return sum(counts[word] for word in old)
 
 
 def _kept(pieces: Pieces) -> Pieces:

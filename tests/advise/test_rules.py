@@ -39,6 +39,8 @@ def data(**changes: object) -> DataFacts:
         "duplicates": 0.0,
         "contradictions": 0.0,
         "leaked_prompts": None,
+        "held_out": None,
+        "undecided": 0.0,
         "has_confidence": False,
         "findings": (),
         "notes": (),
@@ -112,6 +114,8 @@ def test_texts_say_what_is_not_known() -> None:
         ({"kind": "prompt"}, {"rewards": ("length",)}, "grpo"),
         ({"kind": "prompt"}, {}, None),
         ({"records": 5000}, {"objectives": 2}, "ppo"),
+        ({"kind": "label", "desirable": share(1.0, 0.99, 1.0)}, {}, None),
+        ({"kind": "label", "desirable": share(0.0, 0.0, 0.01)}, {}, None),
         ({"records": 1000}, {"explores": True}, "dpo"),
         ({"longer_wins": share(0.7, 0.65, 0.75)}, {"least_resources": True}, "simpo"),
         ({"records": 20}, {}, None),
@@ -144,6 +148,46 @@ def test_the_group_size_is_the_smallest_that_leaves_a_quarter_dead() -> None:
     facts = known_facts(data(kind="prompt", checkable=share(1.0, 0.9, 1.0)), None, Wishes(), half)
     (size,) = [one for one in holding(facts) if one.rule.id == "group-size"]
     assert "50%" in size.why
+
+
+def risks(facts_of: DataFacts, **wishes: object) -> set[str]:
+    return {one.rule.id for one in holding(known_facts(facts_of, None, Wishes(**wishes))) if one.rule.warn}
+
+
+def test_noise_is_never_passed_over_in_silence() -> None:
+    assert "noisy-labels" in risks(data(noise=share(0.2, 0.1, 0.3)))
+    assert "noise-possible" in risks(data(noise=share(0.11, 0.01, 0.21)))
+    assert "noise-unknown" in risks(data())
+    assert not {"noisy-labels", "noise-possible", "noise-unknown"} & risks(data(noise=share(0.01, 0.0, 0.03)))
+
+
+def test_rows_without_use_are_told() -> None:
+    assert {"ties", "unusable-rows"} <= risks(data(undecided=0.9, rejected={"missing-field": 600}))
+    assert not {"ties", "unusable-rows"} & risks(data(undecided=0.1, rejected={"missing-field": 6}))
+
+
+def test_labels_that_nothing_predicts_are_told() -> None:
+    assert "labels-like-coins" in risks(data(evidence=share(0.51, 0.47, 0.55)))
+    assert "labels-like-coins" not in risks(data(evidence=share(0.6, 0.55, 0.65)))
+
+
+def test_evaluation_data_count_as_held_out() -> None:
+    assert "wide-interval" in risks(data(records=50_000, held_out=40), eval_data="eval.jsonl")
+    assert "wide-interval" not in risks(data(records=50_000, held_out=4_000), eval_data="eval.jsonl")
+
+
+def test_a_reward_model_of_noisy_pairs_is_smoothed_at_every_share() -> None:
+    from preftune.advise.rules import settings_of
+
+    for value in (0.2, 0.35):
+        facts = known_facts(data(noise=share(value, value - 0.1, value + 0.1), records=5000), None, Wishes())
+        assert settings_of(holding(facts), "reward", facts) == {"label_smoothing": value}
+        assert settings_of(holding(facts), "ppo", facts, before=True) == {"label_smoothing": value}
+
+
+def test_a_base_model_may_explore_after_sft() -> None:
+    facts = known_facts(data(records=5000), None, Wishes(explores=True)) | {"taught": False}
+    assert "rlhf" in {one.rule.id for one in holding(facts)}
 
 
 def test_a_rule_of_its_own_can_be_held_against_facts() -> None:

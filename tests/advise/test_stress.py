@@ -61,20 +61,27 @@ SURE = Estimate(0.8, 0.75, 0.85)
 
 def test_the_worst_problem_is_named_only_where_it_surely_costs_most() -> None:
     noise = draw().normal(0.1, 0.005, 10)
-    worst, against, verdict = worst_of({"noise": noise, "less data": noise - 0.08}, SURE, 1 / 3)
-    assert worst == "noise" and "costs most" in verdict and against["less data"].low > 0
-    worst, _, verdict = worst_of({"noise": noise, "less data": noise - draw(1).normal(0, 0.01, 10)}, SURE, 1 / 3)
-    assert worst is None and verdict.startswith("Cannot tell which")
+    found = worst_of({"noise": noise, "less data": noise - 0.08}, SURE, 1 / 3)
+    assert found.worst == "noise" and found.headline == "Noise costs most" and found.against["less data"].low > 0
+    found = worst_of({"noise": noise, "less data": noise - draw(1).normal(0, 0.01, 10)}, SURE, 1 / 3)
+    assert found.worst is None and found.headline.startswith("Cannot tell which")
 
 
 def test_a_model_that_learns_nothing_tells_nothing() -> None:
-    worst, _, verdict = worst_of({"noise": np.full(10, 0.1)}, Estimate(0.52, 0.49, 0.55), 1 / 3)
-    assert worst is None and "learns nothing" in verdict
+    found = worst_of({"noise": np.full(10, 0.1)}, Estimate(0.52, 0.49, 0.55), 1 / 3)
+    assert found.worst is None and "learns nothing" in found.verdict
 
 
-def test_costs_that_may_be_nothing_are_no_costs() -> None:
-    worst, _, verdict = worst_of({"noise": draw().normal(0.0, 0.02, 10)}, SURE, 1 / 3)
-    assert worst is None and "None of them surely costs" in verdict
+def test_costs_that_may_be_nothing_are_no_costs_and_small_ones_only_where_that_is_sure() -> None:
+    found = worst_of({"noise": draw().normal(0.0, 0.02, 10)}, SURE, 1 / 3)
+    assert found.worst is None and found.headline.startswith("Cannot tell")
+    found = worst_of({"noise": draw().normal(0.0, 0.002, 10)}, SURE, 1 / 3)
+    assert found.worst is None and found.headline == "No data problem costs 2 points here"
+
+
+def test_a_weak_model_is_said_to_have_little_to_lose() -> None:
+    weak = Estimate(0.58, 0.53, 0.64)
+    assert "little to lose" in worst_of({"noise": draw().normal(0.0, 0.02, 10)}, weak, 1 / 3).verdict
 
 
 def test_noise_costs_what_it_must_on_a_task_with_a_known_rule() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from preftune.advise.machine_facts import MachineFacts, read_machine
 from preftune.cli.main import main
 from preftune.pipeline import stages as stages_module
 from tests.methods.tiny_runs import stopping_at
@@ -40,6 +42,7 @@ def test_the_way_is_told_and_a_second_call_finds_it_done(
     assert main([*asked, "--json"]) in (0, 1)
     document = json.loads(capsys.readouterr().out)
     record = json.loads((tmp_path / "out" / "align.json").read_text())
+    assert sum(record["sizes"].values()) == 80  # no pair in two parts: what the judge learned from is not the test
     names = [one["name"] for one in record["decisions"]]
     assert names == ["sft", "judge", "plateau", "worth-trying", "gate"]
     assert all(one["why"] and "figures" in one for one in record["decisions"])
@@ -51,8 +54,15 @@ def test_the_way_is_told_and_a_second_call_finds_it_done(
     assert main([*asked, "--json"]) in (0, 1)
     again = json.loads(capsys.readouterr().out)
     assert again["decisions"] == document["decisions"]
+    monkeypatch.setattr("preftune.pipeline.align_stages.read_machine", lambda: _machine_with_less(read_machine()))
+    assert main([*asked, "--json"]) in (0, 1)  # less memory is free now, and what was begun has its settings still
+    assert json.loads(capsys.readouterr().out)["decisions"] == document["decisions"]
     assert main([*asked, "--seed", "7"]) == 2
     assert "seed was 42, is 7" in capsys.readouterr().err
+
+
+def _machine_with_less(machine: MachineFacts) -> MachineFacts:
+    return replace(machine, available=1.0)
 
 
 def test_a_stopped_way_goes_on_by_the_same_command(
@@ -66,6 +76,20 @@ def test_a_stopped_way_goes_on_by_the_same_command(
     assert "the same command goes on" in capsys.readouterr().err
     assert main(asked) in (0, 1)
     assert "goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_between_the_steps_of_trainings_is_told_and_goes_on(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    asked = command(world, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("preftune.pipeline.align.lay_ground", interrupted)
+        assert main(asked) == 130
+    assert "stopped by SIGINT; the same command goes on" in capsys.readouterr().err
+    assert "On the way" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.slow  # half a minute: the whole way with both reward models, an online method and every page

@@ -61,7 +61,7 @@ def test_finding_is_printed_with_its_figures_and_the_exit_code_is_1(
         "cause No price.",
         "mend Raise beta.",
         "source arXiv:2210.10760",
-        "Cannot be told (1): reward hacking - The log has no gold/score",
+        "Cannot be told (1): reward hacking (gold/score) - The log has none of these",
     ):
         assert part in told
     document = json.loads((run / "findings.json").read_text())
@@ -109,6 +109,25 @@ def test_only_what_is_asked_for_is_told_and_nothing_is_overwritten(
     assert "No detector is called nonsense" in capsys.readouterr().err
 
 
+def test_what_was_looked_for_and_not_found_is_told_when_asked_for(
+    detects: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detects(Nothing())
+    log = str(write_log(tmp_path / "a.jsonl"))
+    assert main(["doctor", log, "--only", "kl explosion", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["checked"], document["verdict"]) == (["D08"], "Nothing wrong was found by 1 check.")
+
+
+def test_single_logged_step_is_too_little(detects: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detects(Nothing())
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1, "kl": 0.1}\n')
+    assert main(["doctor", str(path)]) == 2
+    told = capsys.readouterr().out
+    assert "method not known, 1 step)" in told and "A single logged step is no curve" in told
+
+
 def test_hostile_names_are_printed_as_they_are(
     detects: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +139,17 @@ def test_hostile_names_are_printed_as_they_are(
     main(["doctor", str(path.parent)])
     told = capsys.readouterr().out
     assert "[bold]x[ (" in told and "[red]odd[/nope]" in told
+
+
+def test_log_cannot_write_into_the_terminal(detects: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detects(Nothing())
+    path = write_log(tmp_path / "a.jsonl")
+    with path.open("a") as file:
+        file.write(json.dumps({"step": 41, "kl": 1.0, "\x1b]0;owned\x07\x1b[31mred\u009b2J": 2.0}) + "\n")
+    main(["doctor", str(path)])
+    told = capsys.readouterr().out
+    assert "red" in told
+    assert not [letter for letter in told if (letter < " " and letter != "\n") or "\x7f" <= letter < "\xa0"]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +173,27 @@ def test_bad_input_is_a_sentence_and_exit_code_2(
     assert told in " ".join(found.split()) and "Traceback" not in found
 
 
+def test_what_cannot_be_read_costs_nobody_the_rest(
+    detects: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, absent = str(write_log(tmp_path / "a.jsonl")), str(tmp_path / "absent")
+    for outcome, code in ((FOUND, 1), (Nothing(), 2)):
+        detects(outcome)
+        assert main(["doctor", absent, log, "--json"]) == code
+        told = capsys.readouterr()
+        document = json.loads(told.out)
+        assert [run["name"] for run in document["runs"]] == ["a"]
+        assert "There is nothing here" in document["problems"][0] and "There is nothing here" in told.err
+
+
+def test_finding_outweighs_a_run_of_which_nothing_can_be_told(detects: Any, tmp_path: Path) -> None:
+    detects(FOUND)
+    logs = [str(write_log(tmp_path / "a.jsonl")), str(write_log(tmp_path / "b.jsonl", "loss"))]
+    assert main(["doctor", *logs]) == 1
+    detects(Nothing())
+    assert main(["doctor", *logs]) == 2
+
+
 def test_no_run_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 2
     assert "No run is given." in capsys.readouterr().err
@@ -163,12 +214,25 @@ class FakeTrainer:
             return {"beta": 0.3}
 
 
-@pytest.mark.parametrize("how", ["path", "rows", "log", "trainer"])
+class FakeTable:
+    """What of a pandas table is looked at."""
+
+    columns = ("step", "kl")
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def to_dict(self, how: str) -> list[dict[str, Any]]:
+        assert how == "records"
+        return self.rows
+
+
+@pytest.mark.parametrize("how", ["path", "rows", "log", "trainer", "table"])
 def test_runs_are_diagnosed_in_whatever_form_they_are(how: str, detects: Any, tmp_path: Path) -> None:
     detects(FOUND)
     path = write_log(tmp_path / "a.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    run = {"path": path, "rows": rows, "log": doctor_log(path), "trainer": FakeTrainer()}[how]
+    run = {"path": path, "rows": rows, "log": doctor_log(path), "trainer": FakeTrainer(), "table": FakeTable(rows)}[how]
     diagnosis = preftune.diagnose(run)
     assert isinstance(diagnosis, doctor.Diagnosis)
     assert [one.id for one in diagnosis.findings] == ["D08"]
@@ -188,6 +252,8 @@ def test_what_is_no_run_is_refused() -> None:
         preftune.diagnose(7)
     with pytest.raises(PreftuneError, match="No row is logged"):
         preftune.diagnose([])
+    with pytest.raises(PreftuneError, match="A dict is no run"):
+        preftune.diagnose({"loss": 1.0})
 
 
 def doctor_log(path: Path) -> RunLog:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preftune.evaluate.bootstrap import bootstrap_mean, cluster_draws, cluster_numbers, interval_of
+from preftune.evaluate.bootstrap import (
+    bootstrap_change,
+    bootstrap_mean,
+    bootstrap_share,
+    cluster_draws,
+    cluster_numbers,
+    interval_of,
+)
 
 
 def test_interval_of_a_mean_covers_the_truth_in_nineteen_of_twenty() -> None:
@@ -49,3 +56,20 @@ def test_few_clusters_widen_the_percentiles() -> None:
 
 def test_clusters_are_numbered_in_order_of_appearance() -> None:
     assert cluster_numbers(["b", "a", "b"]).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("clusters", [3, 5, 8])
+def test_few_clusters_have_intervals_that_hold_the_truth(clusters: int) -> None:
+    """A bootstrap of three values reaches no further than these: it holds the mean in three of four."""
+    draws = np.random.default_rng(0).normal(size=(400, clusters))
+    found = [bootstrap_mean(one, range(clusters), "", "", "") for one in draws]
+    assert np.mean([one.low <= 0.0 <= one.high for one in found]) > 0.92
+
+
+def test_shares_that_are_all_alike_are_not_taken_for_certainty() -> None:
+    never = bootstrap_share(np.zeros(20), range(20), "Repetition", "")
+    assert (never.value, never.low) == (0.0, 0.0)
+    assert 0.1 < never.high < 0.2
+    unchanged = bootstrap_change(np.zeros(20), "share", "Change", "What.")
+    assert unchanged.low < 0.0 < unchanged.high and unchanged.explanation == "What."
+    assert bootstrap_change(np.zeros(20), "words", "Change", "").high == 0.0

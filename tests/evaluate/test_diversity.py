@@ -66,3 +66,13 @@ def test_jackknife_is_about_as_wide_as_new_draws_differ() -> None:
     spread = np.std([one.value for one in found])
     told = np.mean([(one.high - one.low) / 4 for one in found])
     assert told == pytest.approx(spread, rel=0.35)
+
+
+def test_answers_that_are_all_different_leave_room_for_some_that_are_not() -> None:
+    texts = [[word] for word in ("red fox runs", "blue bird sings", "old oak stands")]
+    found = diversity_measures(texts)
+    assert (found["unique_openings"].value, found["unique_openings"].high) == (1.0, 1.0)
+    assert found["unique_openings"].low < 0.5
+    assert found["repetition"].high > 0.5
+    changes = diversity_changes(texts, texts)
+    assert changes["unique_openings"].low < 0.0 < changes["unique_openings"].high

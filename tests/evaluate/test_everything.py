@@ -6,20 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from preftune.cli.main import main
 from preftune.cli.output import to_json
 from preftune.errors import PreftuneError
+from preftune.evaluate.answers import kl_of
 from preftune.evaluate.checkpoint_models import open_checkpoints
+from preftune.evaluate.entrants import line_up
 from preftune.evaluate.everything import Evaluation, evaluate
 from preftune.evaluate.model import open_model
+from preftune.evaluate.plan import EvaluationPlan
+from preftune.evaluate.prompting import Prompting
+from preftune.evaluate.rewarding import open_rewarding
 from preftune.models.layout import Group
 from preftune.models.settings import ModelConfig
 from preftune.report.eval_page import write_eval_page
 from tests.methods.tiny_runs import FULL, LORA, run
 from tests.report.pages import Page
-from tests.tiny_world import World
+from tests.tiny_world import World, pair_rows
 
 QUICK: dict[str, Any] = {"max_length": 256, "max_new_tokens": 5, "num_completions": 5, "dtype": "float32"}
 STEADY: dict[str, Any] = {"lr_scheduler_type": "constant", "warmup_steps": 0}
@@ -223,3 +229,87 @@ def test_command_writes_the_blind_check_and_reads_its_result(
     gate.write_text("human_win_rate: {at_least: 0.9}\n")
     assert main(["eval", "--human-result", str(result), "--gate", str(gate)]) == 1
     assert "promise broken: human_win_rate" in capsys.readouterr().err
+
+
+def test_an_opponent_that_is_not_there_is_told_before_anything_is_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*given: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("preftune.evaluate.everything.open_model", loaded)
+    with pytest.raises(PreftuneError, match="no such model"):
+        evaluate(str(world.model), str(world.standard), against="/no/such/model", reward="repetition", **QUICK)
+
+
+def test_what_a_model_cannot_use_is_told_and_counted(world: World) -> None:
+    notes: list[str] = []
+    rows = pair_rows(6, seed=1)
+    rows[0]["prompt"] = "very " * 400
+    found = evaluate(str(world.model), rows, note=notes.append, **QUICK).models[0]
+    assert found.unasked == 1 and len(found.lengths) == 4  # of the five prompts asked for
+    assert found.left_out + found.measures["ranking_accuracy"].n == 6
+    assert any("1 of 5 prompts not asked" in note for note in notes)
+
+
+def test_judges_that_fail_lose_no_other_measure(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any, **settings: Any) -> None:
+        raise PreftuneError("The judge's key is refused.")
+
+    monkeypatch.setattr("preftune.evaluate.everything.take_verdicts", fails)
+    notes: list[str] = []
+    found = evaluate(
+        str(runs["lora"]), reward="repetition", prompting=True, prompting_shots=1, note=notes.append, **QUICK
+    )
+    assert "key is refused" in found.not_taken["win_rate"]
+    assert "change/reward" in found.measures
+    assert any("1 prompts are shown as examples" in note and "are left to measure on" in note for note in notes)
+
+
+def test_a_checkpoint_that_cannot_be_read_loses_the_frontier_alone(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> None:
+        raise PreftuneError("The checkpoint is of another model.")
+
+    monkeypatch.setattr("preftune.evaluate.checkpoint_rewards.open_checkpoints", broken)
+    found = evaluate(str(runs["lora"]), reward="repetition", frontier=True, **QUICK)
+    assert found.frontier is None and "another model" in found.not_taken["frontier"]
+    assert "win_rate" in found.measures
+
+
+def test_a_reward_model_is_named_by_its_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reward" / "model").mkdir(parents=True)
+    (tmp_path / "reward" / "config.yaml").write_text("method: reward\n")
+    opened: list[Any] = []
+    monkeypatch.setattr("preftune.evaluate.rewarding.open_rewards", lambda names, **settings: opened.extend(names))
+    open_rewarding(EvaluationPlan(reward=(str(tmp_path / "reward"), "length(max=9)", vowels)), print)
+    assert opened == [str(tmp_path / "reward" / "model"), "length(max=9)", vowels]
+
+
+def test_opponents_of_one_name_keep_their_own_measures() -> None:
+    names = ["a/dpo/model", "b/dpo/model", "c/start", "few-shot"]
+    keys = [one.key for one in line_up(["mine"], against=names, prompting=[Prompting("few-shot", "Be kind.")]).matches]
+    assert keys[:4] == ["a_dpo_model", "b_dpo_model", "c_start", "few-shot"]
+
+
+def test_the_answers_to_a_prompt_hang_together() -> None:
+    ratios, of = np.repeat([1.0, 2.0, 6.0], 4), np.repeat(np.arange(3), 4).tolist()
+    together, apart = kl_of(ratios, of), kl_of(ratios)
+    assert (together.value, together.n) == (apart.value, apart.n) == (3.0, 12)
+    assert together.high - together.low > 3 * (apart.high - apart.low)
+    assert kl_of(np.array([1.0, np.nan, 3.0])).n == 2
+
+
+def test_prompting_is_measured_on_pairs_where_nothing_is_answered(world: World) -> None:
+    quiet = QUICK | {"num_completions": 0}
+    plain, prompted = evaluate(
+        str(world.model),
+        pair_rows(8, seed=1),
+        prompting=True,
+        prompting_system="be very kind",
+        prompting_shots=0,
+        **quiet,
+    ).models
+    assert prompted.role == "prompted"
+    assert prompted.measures["log_prob_per_token"].value != plain.measures["log_prob_per_token"].value

@@ -103,3 +103,12 @@ def test_the_page_lists_every_measure() -> None:
     page = Path(__file__).parents[2].joinpath("docs/evaluation.md").read_text(encoding="utf-8")
     listed = page.partition("| name | is |")[2].partition("\n\n")[0]
     assert [line.split("`")[1] for line in listed.splitlines()[2:]] == list(MEASURES)
+
+
+def test_a_name_beside_those_that_were_measured_is_told_them(tmp_path: Path) -> None:
+    measures: dict[str, Measure] = dict.fromkeys(["win_rate/start", "win_rate/base", "lm_eval/arc/acc"], RATE)
+    file = tmp_path / "gate.yaml"
+    file.write_text("win_rate/bse: {at_least: 0}\nlm_eval/arc/acc_norm: {at_least: 0}\n")
+    first, second = check_gate(read_gate(file), measures, {})
+    assert "but win_rate/start, win_rate/base" in first.why
+    assert "but lm_eval/arc/acc." in second.why

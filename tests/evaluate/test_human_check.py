@@ -96,3 +96,14 @@ def test_files_that_are_no_result_are_refused(tmp_path: Path, content: str, word
 def test_choices_of_other_items_are_refused() -> None:
     with pytest.raises(PreftuneError, match="another page"):
         result_of_choices({"q1": "left"}, {"q9": "left"}, MODELS)
+
+
+def test_a_broken_key_of_another_check_beside_the_result_is_passed_over(tmp_path: Path) -> None:
+    made = check()
+    key = write_key(made, tmp_path / "z.html")
+    (tmp_path / "a.key.json").write_text("{")
+    (tmp_path / "b.key.json").write_text(json.dumps({"check": made.id, "sides": {}, "models": 2}))
+    result = tmp_path / "choices.json"
+    result.write_text(json.dumps({"format": FORMAT, "check": made.id, "choices": dict(made.sides)}))
+    assert read_result(result).measures["human_win_rate"].value == 1.0
+    assert key.is_file()

@@ -100,3 +100,10 @@ def test_a_result_says_what_it_could_not_tell() -> None:
     assert "differ by the same" in found.not_taken["lc_win_rate"]
     assert found.as_dict()["sentence"].startswith("to tell 55% from 50% you need 783 prompts")
     assert "a coin" in found.measures["win_rate"].explanation
+
+
+def test_without_one_verdict_there_is_no_win_rate_and_why_is_said() -> None:
+    contest = Contest("a against b", (0, 1), (("x", "y"), ("z", "w")))
+    found = result_of(contest, Verdicts(np.full(2, np.nan), {"refusal": 2}), "a judge", seed=0)
+    assert found.measures == {}
+    assert found.not_taken["win_rate"] == "None of 2 comparisons has a verdict: 2 refusal."

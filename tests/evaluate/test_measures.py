@@ -108,3 +108,39 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_measure_reads_with_its_interval_and_n() -> None:
     assert str(Measure(0.75, 0.663, 0.821, 1152, "share", "", "")) == "75.0% (95% interval 66.3% to 82.1%, n = 1,152)"
     assert str(Measure(0.3321, 0.2, 0.5, 9, "nats", "", "")) == "0.332 nats (95% interval 0.2 to 0.5, n = 9)"
+
+
+def test_no_change_at_all_is_not_taken_for_certainty() -> None:
+    alike = np.ones(16)
+    found = paired_change(alike, alike, "share", "Change")
+    assert found.value == 0.0
+    assert found.low == -found.high < -0.05
+    assert paired_change(alike, alike, "tokens", "Change").high == 0.0  # bounds are known of shares alone
+    all_lost = paired_change(np.ones(8), np.zeros(8), "share", "Change")
+    assert -1.0 == all_lost.low == all_lost.value < all_lost.high < -0.3
+
+
+def test_the_interval_of_a_paired_change_of_shares_is_that_of_agresti_and_min() -> None:
+    from scipy.stats import t
+
+    differences = np.array([1.0] * 5 + [-1.0] * 2 + [0.0] * 23)
+    found = paired_change(np.zeros(30), differences, "share", "Change")
+    n, centre = 32, 3 / 32
+    half = t.ppf(0.975, 31) * np.sqrt((8 / n - centre**2) / n)  # 7 changes, and one half of either kind
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+
+
+@pytest.mark.parametrize(("n", "up", "down"), [(50, 0.02, 0.0), (50, 0.04, 0.01), (30, 0.1, 0.03), (100, 0.1, 0.05)])
+def test_intervals_of_paired_changes_hold_the_truth(n: int, up: float, down: float) -> None:
+    draw = np.random.default_rng(0).random((600, n))
+    differences = (draw < up).astype(float) - ((draw >= up) & (draw < up + down))
+    found = [paired_change(np.zeros(n), one, "share", "Change") for one in differences]
+    assert np.mean([one.low <= up - down <= one.high for one in found]) > 0.93
+
+
+def test_the_pairs_of_a_prompt_change_together() -> None:
+    draw = np.random.default_rng(1)
+    moved = np.repeat(draw.choice([-1.0, 0.0, 1.0], 20), 5)
+    apart = paired_change(np.zeros(100), moved, "share", "Change")
+    together = paired_change(np.zeros(100), moved, "share", "Change", np.repeat(np.arange(20), 5).tolist())
+    assert together.high - together.low > 1.9 * (apart.high - apart.low)

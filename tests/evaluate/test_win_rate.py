@@ -14,7 +14,7 @@ W, L, T, X = 1.0, 0.0, 0.5, float("nan")
 def test_ties_are_half_and_what_has_no_verdict_is_left_out() -> None:
     found = win_rate(np.array([W, W, L, T, X]), range(5))
     assert (found.value, found.n) == (0.625, 4)
-    assert tie_share(np.array([W, T, T, X])).value == pytest.approx(2 / 3)
+    assert tie_share(np.array([W, T, T, X]), range(4)).value == pytest.approx(2 / 3)
 
 
 def test_interval_is_the_normal_one_where_there_are_many_prompts() -> None:
@@ -71,3 +71,40 @@ def test_measured_ties_and_clustering_go_into_the_sample_size() -> None:
     repeated = sample_size(np.repeat(points, 2), [n for n in range(400) for _ in range(2)])
     assert repeated.needed[0.55] == pytest.approx(783, abs=3)  # two answers that agree are worth one
     assert sample_size(np.array([]), []).sentence().endswith("tell no difference")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "wins", "ties"),
+    [(40, 1, 0.6, 0.3), (20, 4, 0.6, 0.2), (6, 6, 0.55, 0.1), (40, 1, 0.97, 0.0)],
+)
+def test_intervals_hold_the_truth(prompts: int, answers: int, wins: float, ties: float) -> None:
+    """Prompts differ in how often they are won where they have several answers; ties, extremes and few prompts too."""
+    draw = np.random.default_rng(0)
+    held, of = 0, np.repeat(np.arange(prompts), answers).tolist()
+    for _ in range(200):
+        chance = draw.beta(4 * wins, 4 * (1 - wins), (prompts, 1)) if answers > 1 else np.full((prompts, 1), wins)
+        points = np.where(draw.random((prompts, answers)) < chance, W, L)
+        points = np.where(draw.random((prompts, answers)) < ties, T, points)
+        found = win_rate(points.ravel(), of)
+        held += found.low <= (1 - ties) * wins + ties / 2 <= found.high
+    assert held / 200 > 0.9
+
+
+def test_ties_of_one_prompt_count_as_one_draw() -> None:
+    points, of = np.repeat([T, W, T, W, L], 4), np.repeat(np.arange(5), 4).tolist()
+    together, apart = tie_share(points, of), tie_share(points, range(20))
+    assert together.value == apart.value == 0.4
+    assert together.high - together.low > apart.high - apart.low
+
+
+def test_the_sample_size_finds_its_difference_four_times_in_five() -> None:
+    ties, rate = 0.3, 0.65
+    n = comparisons_needed(rate, ties=ties)
+    assert n is not None
+    draw, wins = np.random.default_rng(0), rate - ties / 2
+    found = 0
+    for _ in range(300):
+        place = draw.random(n)
+        points = np.where(place < wins, W, np.where(place < wins + ties, T, L))
+        found += win_rate(points, range(n)).low > 0.5
+    assert 0.72 < found / 300 < 0.88

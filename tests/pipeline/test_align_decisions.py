@@ -10,7 +10,8 @@ import pytest
 
 from preftune.errors import PreftuneError
 from preftune.pipeline.align_candidates import Candidate
-from preftune.pipeline.align_decisions import decide_judge, decide_pays, decide_plateau
+from preftune.pipeline.align_decisions import decide_judge, decide_pays, decide_plateau, decide_try
+from preftune.pipeline.align_means import Means, decide_means
 from preftune.pipeline.align_options import AlignOptions
 from preftune.pipeline.align_record import Decided, open_story
 
@@ -47,6 +48,44 @@ def test_the_judge_s_reward_alone_can_show_that_more_helps() -> None:
     assert decided.choice == "a" and decided.figures["reward"]["verdict"] == "rising"
 
 
+def test_what_the_judge_alone_likes_does_not_go_on_against_people_s_pairs() -> None:
+    found = [candidate("early", 0.9, 0.0, 0), candidate("a", 0.5, 2.0, 1)]
+    decided = decide_plateau("early", found, "a", OPTIONS)
+    assert (decided.choice, decided.figures["verdict"]) == ("early", "falling")
+
+
+def test_two_tests_share_the_chance_of_error() -> None:
+    rising = 0
+    for seed in range(400):
+        draw = np.random.default_rng(seed)
+        found = [
+            Candidate(name, PROMPTS[:80], (draw.random(80) < 0.6).astype(float), draw.normal(0.0, 1.0, 80), 20.0)
+            for name in ("early", "a", "b")
+        ]
+        rising += decide_plateau("early", found, "a", OPTIONS).figures["verdict"] == "rising"
+    assert rising / 400 < 0.045  # 0.025 expected; each at the full level would have 0.05, seen as 0.055 here
+
+
+def test_rlhf_is_tried_only_where_dpo_has_nothing_more_to_give() -> None:
+    assert decide_try("auto", True, "plateau", 1.0, None).choice == "yes"
+    assert decide_try("auto", True, "cannot tell", 1.0, None).choice == "yes"
+    assert decide_try("auto", True, "rising", 1.0, None).choice == "no"
+    assert decide_try("ppo", True, "rising", 1.0, None).choice == "yes"
+    assert decide_try("ppo", False, "plateau", 1.0, None).choice == "no"
+    assert decide_try("auto", True, "plateau", 10.0, 10.0).choice == "no"
+
+
+def test_the_first_method_that_fits_into_memory_and_time_is_taken() -> None:
+    sure = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 90}
+    takes = {"ppo": (900.0, 5.0), "online-dpo": (500.0, 2.0)}
+    both = ("ppo", "online-dpo")
+    assert decide_means(sure, both, Means(1000.0, None), takes.__getitem__).choice == "ppo"
+    assert decide_means(sure, both, Means(600.0, None), takes.__getitem__).choice == "online-dpo"
+    neither = decide_means(sure, both, Means(1000.0, 1.0), takes.__getitem__)
+    assert neither.choice == "no" and "5 minutes of 1 left" in neither.why
+    assert decide_means(sure | {"low": 0.49}, both, Means(1000.0, None), takes.__getitem__).choice == "no"
+
+
 def test_an_online_method_is_kept_only_where_the_judge_is_sure_and_people_do_not_disagree() -> None:
     was = candidate("dpo", 0.7, 0.0, 0)
     assert decide_pays(was, candidate("ppo", 0.72, 2.0, 1)).choice == "yes"
@@ -68,6 +107,19 @@ def test_a_decision_is_made_once_and_again_where_it_rests_on_something_else(tmp_
         assert len(made) == expected
     record = json.loads((tmp_path / "align.json").read_text())
     assert [one["choice"] for one in record["decisions"]] == ["yes"]
+
+
+def test_turns_that_are_not_taken_any_more_are_forgotten_at_the_end(tmp_path: Path) -> None:
+    first = open_story(tmp_path, {"online": "auto"})
+    for name in ("plateau", "pays"):
+        first.decide(name, name, {}, lambda: Decided("yes", "", {}))
+    first.finish()
+    second = open_story(tmp_path, {"online": "never"})
+    second.decide("plateau", "plateau", {}, lambda: pytest.fail("it is known"))
+    second.write()
+    assert set(open_story(tmp_path, {"online": "never"}).decisions) == {"plateau", "pays"}
+    second.finish()
+    assert set(open_story(tmp_path, {"online": "never"}).decisions) == {"plateau"}
 
 
 def test_another_model_is_another_way_and_another_online_method_is_not(tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def test_one_candidate_alone_has_student_s_interval() -> None:
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
 
 
+def test_equal_flags_on_few_pairs_are_no_proof_of_equal_models() -> None:
+    same = np.tile([0.0, 1.0], 25)
+    few = find_plateau("early", {"early": same, "later": same.copy()}, range(50), are_shares=True)
+    assert few.verdict == "cannot tell" and few.differences["later"].high == pytest.approx(2.0096 / 50, rel=1e-3)
+    many = np.tile([0.0, 1.0], 250)
+    assert find_plateau("early", {"early": many, "later": many}, range(500), are_shares=True).verdict == "plateau"
+
+
+def test_shares_are_told_in_points() -> None:
+    same = np.tile([0.0, 1.0], 25)
+    told = find_plateau("early", {"early": same, "later": same}, range(50), are_shares=True).sentence()
+    assert "later +0.0 points (-4.0 to +4.0, n = 50)" in told
+
+
 def test_the_same_scores_differ_by_nothing() -> None:
     same = np.tile([0.0, 1.0], 50)
     found = find_plateau("early", {"early": same, "later": same.copy()}, range(100))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from preftune.report.charts import CHARTS, training_charts
+import pytest
+
+from preftune.report.charts import CHARTS, _running_mean, training_charts
 from tests.report.pages import Page
 
 ROWS = [{"step": step, "loss": 0.7 - step / 1000, "rewards/accuracies": 0.5} for step in range(200)]
@@ -12,6 +14,19 @@ def test_only_charts_with_data_are_drawn() -> None:
     assert [drawing.title for drawing in training_charts(ROWS)] == ["Loss", "Reward accuracy"]
     assert training_charts([]) == []
     assert training_charts([{"step": 1, "loss": None, "unknown": 3}]) == []
+
+
+def test_what_was_not_finite_is_marked_where_it_was() -> None:
+    """null is what our log holds of such a figure."""
+    (drawing,) = training_charts([{"step": step, "loss": None if step > 7 else 0.5} for step in range(1, 11)])
+    assert "3 logged values were not finite (red ticks)." in drawing.note
+
+
+def test_running_mean_is_of_what_lies_behind() -> None:
+    values = [1e20, *(float(i % 7) for i in range(200))]
+    expected = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+    assert _running_mean(values, 10) == pytest.approx(expected)
+    assert _running_mean([3.0, 5.0], 10) == [3.0, 4.0]
 
 
 def test_ids_differ_between_charts() -> None:

@@ -95,3 +95,33 @@ def test_no_models_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_figure_is_a_dash() -> None:
     assert show_value(None) == "—"
+
+
+def test_the_order_is_told_by_the_items_own_differences(tmp_path: Path) -> None:
+    """Two intervals that overlap say less than the interval of the difference."""
+    rates = [{"ranking_accuracy": measure(value, value - 0.1, value + 0.1, unit="share")} for value in (0.5, 0.6)]
+    rose = {"ranking_accuracy": measure(0.1, 0.05, 0.15, unit="share")}
+    told = compare(tmp_path, measures=rates, differences=rose).text
+    assert "tuned is higher than base: +10.0 points (95% interval +5.0 to +15.0" in told
+    even = {"ranking_accuracy": measure(0.1, -0.05, 0.25, unit="share")}
+    assert (
+        "No measurable difference: tuned minus base +10.0 points"
+        in compare(tmp_path, measures=rates, differences=even).text
+    )
+
+
+def test_who_wins_comes_first_and_what_was_left_out_is_told(tmp_path: Path) -> None:
+    win = {
+        "measures": {"win_rate": measure(0.7, 0.6, 0.8, 90, unit="share", explanation="By the reward r.")},
+        "sentence": "to tell 55% from 50% you need 783 prompts",
+    }
+    models = [{"name": "base", "left_out": 2, "unasked": 1}, {"name": "tuned", "left_out": 0, "unasked": 0}]
+    page = compare(tmp_path, win_rate=win, models=models)
+    assert page.faults == []
+    first = "tuned is better than base: it wins 70.0% of 90 comparisons"
+    assert page.text.index(first) < page.text.index("By the reward r. To tell 55%")
+    assert "left out: 2 pairs and 1 prompt" in page.text
+    assert (
+        "No win rate: The two models are one."
+        in compare(tmp_path, not_taken={"win_rate": "The two models are one."}).text
+    )

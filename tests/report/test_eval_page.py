@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from preftune.report.eval_page import short_names, write_eval_page
+from preftune.report.eval_page import view_evaluation, write_eval_page
+from preftune.report.eval_verdict import short_names
 from tests.report.conftest import measure
 from tests.report.pages import ATTACK, Page
 
@@ -81,12 +82,14 @@ def page_of(tmp_path: Path, document: dict[str, Any]) -> Page:
 def test_verdict_comes_first_with_its_ground(tmp_path: Path) -> None:
     page = page_of(tmp_path, evaluation())
     assert page.faults == []
-    assert page.text.index("out wins 63.0% against the start") < page.text.index("Who answered")
+    broken = "The gate is not passed: 1 of 1 promise is broken"
+    won = "out is better than the start: it wins 63.0% of 200 comparisons."
+    assert page.text.index(broken) < page.text.index(won) < page.text.index("Who answered")
+    assert 'h1 class="is-error"' in page.source
     for told in (
         "Whether training is better than prompting cannot be told",
         "Retention: general text became less likely",
-        "1 of 1 promises are broken.",
-        "win_rate at least 0.60",
+        "win_rate at least 0.6, by the low end",
         "to tell 55% from 50% you need 700 prompts".replace("to tell", "To tell"),
         "Without a verdict: refusal 2.",
         "Worth best of 3.",
@@ -99,7 +102,42 @@ def test_verdict_comes_first_with_its_ground(tmp_path: Path) -> None:
 
 def test_an_even_game_claims_nothing(tmp_path: Path) -> None:
     even = [match("runs/out/model", "base", "start", share(0.52, 0.45, 0.59))]
-    assert "52.0% against the start: no measurable difference" in page_of(tmp_path, evaluation(win_rates=even)).text
+    told = page_of(tmp_path, evaluation(win_rates=even, gate=[])).text
+    assert "No measurable difference between out and the start: it wins 52.0% of 200 comparisons" in told
+    few = match("runs/out/model", "base", "start", share(0.7, 0.3, 0.9) | {"n": 9})
+    told = page_of(tmp_path, evaluation(win_rates=[few], gate=[])).text
+    assert "Too few comparisons to tell out from the start: it wins 70.0% of 9 comparisons" in told
+
+
+def test_a_kept_gate_is_the_first_sentence(tmp_path: Path) -> None:
+    kept = evaluation(gate=[{"measure": "win_rate", "at_least": 0.5, "by": "low", "kept": True, "why": "63%"}])
+    page = page_of(tmp_path, kept)
+    assert "The gate is passed: 1 promise kept." in page.text
+    assert 'h1 class="is-error"' not in page.source
+
+
+def test_a_change_is_called_better_or_worse_where_its_direction_says_so(tmp_path: Path) -> None:
+    told = page_of(tmp_path, evaluation()).text
+    assert "It rose, which is better: the whole interval is above zero." in told  # the reward
+    assert "It rose, which is worse: the whole interval is above zero." in told  # the loss on general text
+
+
+def test_a_comparison_without_a_verdict_keeps_the_numbers_of_the_others(tmp_path: Path) -> None:
+    why = "None of 3 has a verdict: refusal 3."
+    nothing = match("runs/out/model", "base", "start", {}, not_taken={"win_rate": why}, measures={})
+    other = match("runs/out/model", "base + few-shot", "few-shot", share(0.7, 0.6, 0.8))
+    page = page_of(tmp_path, evaluation(win_rates=[nothing, other], gate=[]))
+    assert page.faults == []
+    assert why in page.text
+    wins = view_evaluation(evaluation(win_rates=[nothing, other])).win_chart
+    assert wins is not None
+    assert ">2</text>" in wins.svg and ">1</text>" not in wins.svg
+
+
+def test_what_a_model_could_not_use_stands_beside_it(tmp_path: Path) -> None:
+    document = evaluation()
+    document["models"][0] |= {"left_out": 1200, "unasked": 1}
+    assert "left out: 1,200 pairs and 1 prompt" in page_of(tmp_path, document).text
 
 
 def test_training_is_better_than_prompting_only_where_it_wins_outside_the_interval(tmp_path: Path) -> None:
@@ -138,3 +176,11 @@ def test_names_are_short_where_they_can_be() -> None:
         {"name": "x/base + few-shot", "role": "prompted"},
     ]
     assert list(short_names(models).values()) == ["out", "b/out/model", "the start", "the start + few-shot"]
+
+
+def test_a_persons_choices_alone_are_the_verdict_once(tmp_path: Path) -> None:
+    said = "Of 9 decided by a person, out won 100% (66% to 100%): better than base."
+    alone = page_of(tmp_path, {"human": {"sentence": said, "measures": {"human_win_rate": share(1.0, 0.66, 1.0)}}})
+    assert alone.text.count(said.rstrip(".")) == 3  # title, headline, its own section
+    beside = page_of(tmp_path, evaluation(human={"sentence": said}))
+    assert said in beside.text

@@ -62,7 +62,7 @@ def test_what_was_looked_for_and_what_cannot_be_told_is_said(run: Path) -> None:
     unclear = [{"id": "D01", "name": "reward hacking", "why": "The log has no gold/score."}]
     page = report(run, checked=["D08", "D09"], cannot_tell=unclear)
     assert "2 kinds of trouble were looked for in the curves; of 1 more nothing can be told." in page.text
-    assert "reward hacking The log has no gold/score" in page.text
+    assert "reward hacking (gold/score) The log has none of these" in page.text
 
 
 def test_finding_tells_its_steps_cause_and_certainty(run: Path) -> None:
@@ -111,6 +111,7 @@ def test_words_that_differ_are_marked_on_both_sides(run: Path) -> None:
         ("a b c d", "a b x d", (["c"], ["x"])),
         ("a b", "a  b", ([], [])),
         ("a b c", "a b c and more", ([], [" and more"])),
+        ("so " * 400, "so " * 399 + "much", ([], [])),  # too many places where it could be the same
     ],
 )
 def test_differences_of_words(before: str, after: str, marked: tuple[list[str], list[str]]) -> None:

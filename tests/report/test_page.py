@@ -163,10 +163,10 @@ def poisoned(value: Any) -> Any:
 
 
 def test_unprintable_text_is_made_visible(run: Path) -> None:
-    answer = "nul \0, escape \x1b[31m, lone \ud800, carriage \r\nreturn"
+    answer = "nul \0, escape \x1b[31m, lone \ud800, carriage \r\nreturn, \u202eturned\u2069"
     write_lines(run / "samples.jsonl", [{"step": 0, "stage": "before", "prompt": answer, "completion": answer}])
     source = write_report(run).read_text(encoding="utf-8")
-    assert "nul ␀, escape ␛[31m, lone \\ud800, carriage \nreturn" in source
+    assert "nul ␀, escape ␛[31m, lone \\ud800, carriage \nreturn, \\u202eturned\\u2069" in source
 
 
 def test_share_without_n_or_interval_is_never_printed(run: Path) -> None:
@@ -231,6 +231,12 @@ def test_non_finite_figures_are_counted_not_drawn(run: Path) -> None:
     assert page.faults == []
     assert "2 logged values were not finite" in page.text
     assert "1 step left out because the loss or gradient was not finite." in page.text
+
+
+def test_metric_that_was_never_finite_is_told(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", [{"step": step, "loss": None, "kl": 0.1} for step in range(1, 6)])
+    text = report(run).text
+    assert "Logged, and at no step finite: loss." in text and "KL from the reference" in text
 
 
 def test_deep_and_cyclic_settings_do_not_hang(run: Path) -> None:

@@ -11,6 +11,7 @@ from preftune.diagnose.detectors.critic import CRITIC
 from preftune.diagnose.detectors.entropy import COLLAPSE, EXPLOSION
 from preftune.diagnose.detectors.groups import SMALL_GROUPS, TIED_GROUPS
 from preftune.diagnose.detectors.hacking_signs import HACKING_SIGNS
+from preftune.diagnose.detectors.judge import JUDGES
 from preftune.diagnose.detectors.kl import KL_EXPLOSION, KL_IMPOSSIBLE
 from preftune.diagnose.detectors.kto import KTO
 from preftune.diagnose.detectors.learning_rate import TOO_HIGH, TOO_LOW
@@ -39,4 +40,5 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     *(LIKELIHOOD, OVER_CONFIDENCE, KTO, OVERFIT, DRIFT, CALIBRATION, SHORTCUT),
     *(TOO_HIGH, TOO_LOW, NON_FINITE, CLIPPING, MEMORY, RESUME),
     *RECORDED,
+    *JUDGES,
 )

@@ -14,7 +14,7 @@ from preftune.diagnose.statistics import head, is_enough, last_two, noise, rises
 
 NATS, SHARE = 4.0, 0.15  # lost by the chosen side; the larger of the two counts
 FAR: Final = 20.0  # nats below the reference
-OF_MARGIN: Final = 1.25  # of what the margin won: as much as that is lost in many runs on pairs of another policy
+OF_MARGIN: Final = 1.75  # of what the margin won: up to that is lost in many runs on pairs of another policy
 
 
 def detect(log: RunLog) -> Outcome:

@@ -1,25 +1,26 @@
-"""D20, D21, D24-D26, D31-D33: what was found by looking at data, judge or scores, told again beside the run.
+"""D20, D21, D24 to D26: what was found by looking at data or scores, told again beside the run.
 
-Curves cannot show these. They are read from what the audit (audit.json), the judge's audit (judge.json) and the
-evaluation (eval.json) have left in the run's folder; without it they cannot be told.
+Curves cannot show these. They are read from what the audit (audit.json) and the evaluation (eval.json) have left in
+the run's folder, or from an audit that is named with the run; without it they cannot be told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from preftune.diagnose.detector import Detector
 from preftune.diagnose.findings import CannotTell, Evidence, Finding, Nothing, Outcome, Severity
+from preftune.diagnose.readers.documents import AUDIT
 from preftune.diagnose.series import RunLog
 
-AUDITS: Final = ("audit", "judge", "audit.json", "judge.json", "judge_audit.json")
+AUDITS: Final = ("audit", AUDIT)  # the run's own, and one that was given with it
 UNCALIBRATED, BADLY = 0.1, 0.2  # expected calibration error
 LEAST_PAIRS: Final = 100
 NO_BETTER: Final = 0.02  # above what the longer answer's winning gives
-_SEVERITIES: Final[Mapping[str, Severity]] = {"error": "error", "warning": "warning", "info": "hint"}
+SEVERITIES: Final[Mapping[str, Severity]] = {"error": "error", "warning": "warning", "info": "hint"}
 
 
 @dataclass(frozen=True)
@@ -30,82 +31,81 @@ class Topic:
     title: str
     ids: tuple[str, ...]
     command: str
-    marks: tuple[str, ...] = ()
+    marks: tuple[str, ...]
     severity: Severity | None = None
 
 
-TOPICS: Final = {
-    "leakage": Topic(
+TOPICS: Final = (
+    Topic(
         "D24", "Training data leaks into the evaluation", ("leaked-prompts", "near-leaked-prompts", "leaked-answers"),
-        "preftune audit DATA --eval-data EVAL", ("leakage", "leaked", "evaluation"), "error",
+        "preftune audit DATA --eval-data EVAL --json > audit.json", ("leakage", "leaked_prompts"), "error",
     ),
-    "doubles": Topic(
+    Topic(
         "D25", "Duplicate, identical, empty or contradictory pairs",
         ("duplicates", "contradictions", "near-duplicates", "near-contradictions", "identical", "one-sided-labels"),
-        "preftune audit DATA", ("duplicates", "pairs", "read"),
+        "preftune audit DATA --json > audit.json", ("duplicates",),
     ),
-    "template": Topic(
+    Topic(
         "D26", "Tokenizer or template do not fit",
         ("doubled-bos", "template-doubles-bos", "no-end-token", "early-end-token", "unknown-tokens", "no-pair-left"),
-        "preftune audit DATA --model MODEL", ("truncation",),
+        "preftune audit DATA --tokenizer MODEL --json > audit.json", ("truncation",),
     ),
-    "position": Topic(
-        "D31", "The judge goes by position", ("judge-position", "judge-place", "judge-one-answer"),
-        "preftune make judge", ("consistency", "verdicts"),
-    ),
-    "judge length": Topic(
-        "D32", "The judge goes by length", ("judge-length",), "preftune make judge", ("consistency", "verdicts")
-    ),
-    "judge replies": Topic(
-        "D33", "The judge's replies are malformed or injected",
-        ("judge-invalid", "judge-refusals", "judge-injection"), "preftune make judge", ("consistency", "verdicts"),
-    ),
-}  # fmt: skip
+)  # fmt: skip
 
 
 def detect_recorded(topic: Topic, log: RunLog) -> Outcome:
-    """The first of the topic's findings in an audit that was kept; all of them are named."""
+    """What an audit that was kept has found on the topic, the gravest first."""
     audits = [log.documents[name] for name in AUDITS if isinstance(log.documents.get(name), Mapping)]
     found = [one for audit in audits for one in _findings(audit) if one.get("id") in topic.ids]
     if found:
         return _retold(topic, log, found)
     if any(_looked(audit, topic) for audit in audits):
         return Nothing()
-    return CannotTell(f"Curves do not show it: run `{topic.command}`.")
+    return CannotTell(f"Curves do not show it: `{topic.command}`, and name that with the run.")
 
 
 def _findings(audit: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The findings of an audit, or of the audits it holds."""
-    own = audit.get("findings")
-    inner = [value for value in audit.values() if isinstance(value, Mapping)]
-    listed = own if isinstance(own, list) else []
-    nested = [one for value in inner for one in value.get("findings", ()) if isinstance(value.get("findings"), list)]
-    return [one for one in (*listed, *nested) if isinstance(one, Mapping)]
+    listed = audit.get("findings")
+    return [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
 
 
 def _looked(audit: Mapping[str, Any], topic: Topic) -> bool:
-    return isinstance(audit.get("findings"), list) and any(mark in audit for mark in topic.marks)
+    """Whether the audit was of that: it says so even where it found nothing; without held-out rows nothing leaks."""
+    has_looked = isinstance(audit.get("findings"), list) and any(audit.get(mark) is not None for mark in topic.marks)
+    return has_looked and not ("leakage" in topic.marks and audit.get("evaluation") == 0)
 
 
 def _retold(topic: Topic, log: RunLog, found: Sequence[Mapping[str, Any]]) -> Finding:
+    order = list(SEVERITIES)
+    found = sorted(found, key=lambda one: order.index(said) if (said := str(one.get("severity"))) in order else 1)
     first = found[0]
-    said = [
+    told = [
         f"{one.get('title', one.get('id'))}: {one.get('what', '')} {one.get('evidence', '')}".strip() for one in found
     ]
-    severity = _SEVERITIES.get(str(first.get("severity")), "warning")
+    severity = SEVERITIES.get(str(first.get("severity")), "warning")
     return Finding(
         id=topic.id,
         severity=topic.severity or severity,
         certainty="certain",
         title=topic.title,
-        what=" ".join(said),
+        what=" ".join(told),
         why="Found in the data itself.",
         remedy=str(first.get("remedy") or f"See `{topic.command}`."),
         first_step=0,
         last_step=log.last_step,
-        evidence=(Evidence("audit", "findings of the audit on it", float(len(found))),),
+        evidence=tuple(figure for one in found for figure in _figures(one)),
         source="the audit kept with the run",
     )
+
+
+def _figures(finding: Mapping[str, Any]) -> Iterator[Evidence]:
+    """The share that the finding is about, where it has one."""
+    share = finding.get("share")
+    if not isinstance(share, Mapping):
+        return
+    value, n = _number(share.get("value")), _number(share.get("n"))
+    if value is not None and n:
+        yield Evidence("audit", f"{str(share.get('title') or finding.get('id')).lower()} (of {n:,.0f})", value)
 
 
 def detect_calibration(log: RunLog) -> Outcome:
@@ -126,8 +126,7 @@ def detect_calibration(log: RunLog) -> Outcome:
         what=f"The probabilities that its margins say are off by {error:.2f} on average ({n:.0f} held-out pairs).",
         why="It was trained too long on too few pairs, and is surer than it is right.",
         remedy="Divide its scores by the temperature in model/reward.json (done when it is used here), train one "
-        "epoch, "
-        "--label_smoothing 0.1.",
+        "epoch, --label_smoothing 0.1.",
         first_step=0,
         last_step=log.last_step,
         evidence=(Evidence("calibration_error", "expected calibration error", error, UNCALIBRATED),),
@@ -155,8 +154,7 @@ def detect_shortcut(log: RunLog) -> Outcome:
         why="In these pairs the longer answer mostly wins (or loses), which is easier to learn than what makes it "
         "better.",
         remedy="Balance the pairs by length, or train on those whose sides are of like length; `preftune audit` says "
-        "how "
-        "much length predicts.",
+        "how much length predicts.",
         first_step=0,
         last_step=log.last_step,
         evidence=(Evidence("longer_wins", "accuracy of length alone", best, right - NO_BETTER),),
@@ -172,15 +170,14 @@ def _measure(log: RunLog, name: str) -> Mapping[str, Any] | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else None
-
-
-def _detector(name: str) -> Detector:
-    topic = TOPICS[name]
-    return Detector(topic.id, topic.title.lower(), partial(detect_recorded, topic), is_live=False)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e300 else None  # false for NaN too
 
 
 _REWARD: Final = frozenset({"reward"})
 CALIBRATION = Detector("D20", "reward model miscalibrated", detect_calibration, methods=_REWARD, is_live=False)
 SHORTCUT = Detector("D21", "reward model shortcut", detect_shortcut, methods=_REWARD, is_live=False)
-RECORDED: Final = tuple(_detector(name) for name in TOPICS)
+RECORDED: Final = tuple(
+    Detector(one.id, one.title.lower(), partial(detect_recorded, one), documents=AUDITS, is_live=False)
+    for one in TOPICS
+)

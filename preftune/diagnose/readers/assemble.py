@@ -25,7 +25,8 @@ def log_of_rows(name: str, tool: str, rows: Rows, **more: Any) -> RunLog:
         notes.append(f"Steps {first:g} to {last:g} were logged twice, as after a resume; the later figures are read.")
         documents["overlap"] = _compared(rows.overlaps)
     label = f"{name} ({rows.label})" if rows.label else name
-    return make_log(label, tool, columns_of(rows.rows, rows.steps), notes=notes, documents=documents, **more)
+    columns = columns_of(rows.rows, rows.steps, notes)
+    return make_log(label, tool, columns, notes=notes, documents=documents, **more)
 
 
 def _compared(overlaps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -53,19 +54,22 @@ def make_log(
     """The run; raises ``PreftuneError`` where none of its metrics is known."""
     series = with_margins(series_of(columns))
     if not any(is_ours(key) and key not in ("epoch", "time", "step") for key in series):
-        raise _nothing_known(name, columns)
+        raise _nothing_known(name, columns, notes)
     told = list(notes)
     if unknown := told_unknown(series):
         told.append(f"Metrics that are not known and were left as they are: {unknown}.")
     if not any(np.isfinite(one.values).any() for one in series.values()):
         told.append("Not one logged value is finite.")
     settings = dict(config or {})
+    method = told_method(series, settings)
+    if method is None:
+        told.append("The method cannot be told from the log: checks for all of them are made.")
     return RunLog(
         name=name,
         tool=tool,
         series=series,
         config=settings,
-        method=told_method(series, settings),
+        method=method,
         samples=samples,
         documents=dict(documents or {}),
         notes=told,
@@ -109,8 +113,10 @@ def with_margins(series: dict[str, Series]) -> dict[str, Series]:
     return series
 
 
-def _nothing_known(name: str, columns: Mapping[str, Column]) -> PreftuneError:
+def _nothing_known(name: str, columns: Mapping[str, Column], notes: Sequence[str]) -> PreftuneError:
     shown = [f"{one} (like {near}?)" if (near := nearest(one)) else one for one in sorted(columns)[:6]]
     more = f" and {len(columns) - 6} more" if len(columns) > 6 else ""
     what = f"None of its metrics is known: {', '.join(shown)}{more}." if columns else "It holds no metric."
-    return PreftuneError(what, where=name, mend="docs/logs.md lists the names that are read; rename the columns.")
+    lost = next((f" {note}" for note in notes if "left out: most of it" in note), "")
+    mend = "docs/logs.md lists the names that are read; rename the columns."
+    return PreftuneError(f"{what}{lost}", where=name, mend=mend)

@@ -14,7 +14,7 @@ from typing import Any
 
 from preftune.diagnose.readers.assemble import log_of_rows
 from preftune.diagnose.readers.rows import split_runs
-from preftune.diagnose.readers.text import read_text
+from preftune.diagnose.readers.text import plain_name, read_text
 from preftune.diagnose.series import RunLog
 from preftune.errors import PreftuneError
 
@@ -27,7 +27,7 @@ _ENTRY = re.compile(rf"'([^']+)': '?(?:tensor\()?({_NUMBER})'?")
 _DICTIONARY = re.compile(r"\{'[^{}]*\}")
 _BAR = re.compile(rf"\| *(\d+)/(\d+) \[[^\]]*?((?:, ?[\w/]+={_NUMBER})+)\]")
 _EPOCH = re.compile(r"epoch (\d+):")
-_COUNT = re.compile(r"\| *(\d+)/(\d+) \[")
+_COUNT = re.compile(r"^\s*\d+%\|[^|]*\| *(\d+)/(\d+) \[")  # bars of loading and of mapping have a name before
 _POSTFIX = re.compile(rf"([\w/]+)=({_NUMBER})")
 
 
@@ -40,7 +40,7 @@ def read_console(path: Path) -> list[RunLog]:
             where=str(path),
             mend="Give a file of metrics: JSONL, CSV, trainer_state.json, TensorBoard's or W&B's.",
         )
-    return [log_of_rows(path.stem, tool, one) for one in split_runs(rows)]
+    return [log_of_rows(plain_name(path).stem, tool, one) for one in split_runs(rows)]
 
 
 def parse_console(text: str) -> tuple[list[dict[str, Any]], str]:
@@ -80,10 +80,13 @@ def _openrlhf(lines: list[str]) -> Iterator[dict[str, Any]]:
 
 def _dictionaries(lines: list[str]) -> Iterator[dict[str, Any]]:
     """``{'loss': 0.69, 'grad_norm': 1.2, 'epoch': 0.1}``: the step is what the bar before it has reached."""
-    reached, printed, rows = 0, 0, []
+    reached, total, printed, rows = 0, 0, 0, []
     for line in lines:
-        if count := _COUNT.search(line):
-            reached = max(reached, int(count[1])) if int(count[1]) >= reached or int(count[1]) > 1 else int(count[1])
+        if bar := _COUNT.search(line):
+            count, of = int(bar[1]), int(bar[2])
+            total = total or of  # the first is the training's; an evaluation's has another end
+            if of == total:
+                reached = max(reached, count) if count > 1 else count
         if "'epoch':" not in line:
             continue
         for match in _DICTIONARY.finditer(line):

@@ -15,7 +15,7 @@ from preftune.diagnose.series import RunLog, Sample
 from preftune.errors import PreftuneError
 
 METRICS, CONFIG, SAMPLES = "metrics.jsonl", "config.yaml", "samples.jsonl"
-DOCUMENTS = ("eval.json", "audit.json", "calibration.json", "person.json")
+DOCUMENTS = ("eval.json", "audit.json", "judge.json", "calibration.json", "person.json")
 
 
 def is_own_run(folder: Path) -> bool:

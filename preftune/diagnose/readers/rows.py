@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from preftune.diagnose.names import canonical, is_ours
 
 Row: TypeAlias = Mapping[str, Any]
 Column: TypeAlias = tuple[np.ndarray, np.ndarray]  # steps, values; as they were logged
@@ -28,6 +31,8 @@ STEP_NAMES = (
 )
 RUN_NAMES = ("run_id", "run_name", "_run_id", "Run", "run", "Name")
 _OVERLAPS_KEPT = 50
+_READ_AT_ONCE = {float, int, str, type(None)}  # what numpy reads as it is meant; it takes true for 1
+_LARGEST = 10**308
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,11 @@ def split_runs(rows: Sequence[Row]) -> list[Rows]:
     return found
 
 
-def columns_of(rows: Sequence[Row], steps: Sequence[float]) -> dict[str, Column]:
-    """The numbers by name; null is NaN, as is text such as "NaN". What is mostly no number is left out."""
+def columns_of(rows: Sequence[Row], steps: Sequence[float], notes: list[str] | None = None) -> dict[str, Column]:
+    """The numbers by name; null is NaN, as is text such as "NaN". Other text is left out, and ``notes`` say so.
+
+    In a table whose rows all have the same names a null can also mean that nothing was logged: ``_unlogged``.
+    """
     alike: dict[tuple[str, ...], list[int]] = {}  # rows with the same names: read name by name, which is fast
     for place, row in enumerate(rows):
         alike.setdefault(tuple(row), []).append(place)
@@ -69,15 +77,19 @@ def columns_of(rows: Sequence[Row], steps: Sequence[float]) -> dict[str, Column]
     at = np.asarray(steps, dtype=np.float64)
     columns = {}
     for name, listed in values.items():
-        numbers = None if name in STEP_NAMES or name in RUN_NAMES else _numbers(listed)
-        if numbers is None:
+        found = None if name in STEP_NAMES or name in RUN_NAMES else _numbers(listed)
+        if found is None:
+            _tell_text(name, listed, notes)
             continue
-        where = np.array(places[name])
+        kept, numbers = found
+        if kept is not None:
+            _tell_some_text(name, listed, kept, notes)
+        where = np.array(places[name]) if kept is None else np.array(places[name])[kept]
         order = np.argsort(where, kind="stable") if len(alike) > 1 else slice(None)
-        own_steps, own_values = at[where[order]], numbers[order]
-        kept = np.isfinite(own_steps)
-        columns[name] = own_steps[kept], own_values[kept]
-    return columns
+        columns[name] = at[where[order]], numbers[order]
+    if len(alike) == 1:
+        columns = _unlogged(columns, len(rows))
+    return {name: _at_finite_steps(*column) for name, column in columns.items()}
 
 
 def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +108,7 @@ def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_number(value: Any) -> float | None:
     """The value as a float, NaN and infinities included; None for what is no number."""
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool | np.bool_) or value is None:
         return None
     try:
         return float(value)
@@ -116,6 +128,9 @@ def _by_name(rows: Sequence[Row]) -> list[tuple[str, Sequence[Row]]]:
 
 def _by_restart(rows: Sequence[Row], label: str) -> Iterator[Rows]:
     steps, notes = _steps(rows)
+    if _runs_backwards(steps):
+        rows, steps = rows[::-1], steps[::-1]
+        notes.append("The last step stands first in it: it was read from its end.")
     begin, highest, parts = 0, -math.inf, []
     for place, step in enumerate(steps):
         if step < highest and step <= steps[begin]:
@@ -126,6 +141,13 @@ def _by_restart(rows: Sequence[Row], label: str) -> Iterator[Rows]:
     for first, last in parts:
         own, at = rows[first:last], steps[first:last]
         yield Rows(label, own, at, _overlaps(own, at), notes)
+
+
+def _runs_backwards(steps: Sequence[float]) -> bool:
+    """True for a table that was sorted with the newest on top."""
+    falls = sum(later < sooner for sooner, later in pairwise(steps))
+    rises = sum(later > sooner for sooner, later in pairwise(steps))
+    return falls > 2 and falls > 10 * rises
 
 
 def _steps(rows: Sequence[Row]) -> tuple[list[float], list[str]]:
@@ -150,7 +172,8 @@ def _step_name(rows: Sequence[Row]) -> str | None:
     counts: dict[str, int] = dict.fromkeys(STEP_NAMES, 0)
     for row in rows:
         for name in row.keys() & counts.keys():
-            counts[name] += as_number(row[name]) is not None
+            number = as_number(row[name])
+            counts[name] += number is not None and math.isfinite(number)
     for name in STEP_NAMES:
         if counts[name] > 0.5 * len(rows):
             return name
@@ -173,13 +196,65 @@ def _overlaps(rows: Sequence[Row], steps: Sequence[float]) -> list[dict[str, Any
     return [{"step": step, "first": earlier[step], "again": later} for step, later in found.items()]
 
 
-def _numbers(values: list[Any]) -> np.ndarray | None:
-    try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    numbers = [math.nan if value is None else as_number(value) for value in values]
-    known = sum(number is not None for number in numbers)
-    if known <= len(values) / 2:
+def _numbers(values: list[Any]) -> tuple[np.ndarray | None, np.ndarray] | None:
+    """Which values are numbers (None: all) and the numbers; None where most are none."""
+    if set(map(type, values)) <= _READ_AT_ONCE:
+        try:
+            return None, np.array(values, dtype=np.float64)
+        except (ValueError, OverflowError):
+            pass
+    numbers = [math.nan if value is None else _or_infinite(value) for value in values]
+    kept = np.array([number is not None for number in numbers])
+    if kept.sum() <= len(values) / 2:
         return None
-    return np.array([math.nan if number is None else number for number in numbers])
+    return None if kept.all() else kept, np.array([number for number in numbers if number is not None])
+
+
+def _or_infinite(value: Any) -> float | None:
+    """The number; an integer too large for a float is infinite."""
+    return math.inf if isinstance(value, int) and abs(value) > _LARGEST else as_number(value)
+
+
+def _unlogged(columns: dict[str, Column], rows: int) -> dict[str, Column]:
+    """A full table without the nulls that only say that a row is of another kind, as pandas writes them.
+
+    A null of a metric was not logged where its row holds a figure that never stands beside that metric: the loss in
+    a row with the evaluation's. All others are figures that were not finite.
+    """
+    whole = {name: values for name, (_, values) in columns.items() if len(values) == rows}
+    blank = {name: np.isnan(values) for name, values in whole.items()}
+    torn = [name for name, where in blank.items() if where.any() and not where.all()]
+    if len(torn) < 2:
+        return columns
+    is_there = np.column_stack([~blank[name] for name in torn]).astype(np.float32)
+    never_together = (is_there.T @ is_there == 0).astype(np.float32)
+    absent = is_there @ never_together > 0
+    found = dict(columns)
+    for place, name in enumerate(torn):
+        steps, values = columns[name]
+        kept = ~(absent[:, place] & blank[name])
+        found[name] = steps[kept], values[kept]
+    return found
+
+
+def _at_finite_steps(steps: np.ndarray, values: np.ndarray) -> Column:
+    kept = np.isfinite(steps)
+    return (steps, values) if kept.all() else (steps[kept], values[kept])
+
+
+def _tell_text(name: str, values: Sequence[Any], notes: list[str] | None) -> None:
+    if notes is not None and name not in STEP_NAMES and is_ours(canonical(name).name):
+        first = next(value for value in values if _or_infinite(value) is None)
+        notes.append(f"{name} was left out: most of it is no numbers, such as {_shown(first)}.")
+
+
+def _tell_some_text(name: str, values: Sequence[Any], kept: np.ndarray, notes: list[str] | None) -> None:
+    if notes is not None:
+        first = values[int(np.flatnonzero(~kept)[0])]
+        told = f"{int((~kept).sum())} of {len(values)} values of {name}"
+        notes.append(f"{told} are no numbers and were left out, such as {_shown(first)}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -11,11 +11,13 @@ from typing import Any
 
 from preftune.diagnose.readers.assemble import log_of_rows
 from preftune.diagnose.readers.rows import flattened, split_runs
-from preftune.diagnose.readers.text import read_json, read_json_lines, read_text
+from preftune.diagnose.readers.text import plain_name, read_json, read_json_lines, read_text
 from preftune.diagnose.series import RunLog
 from preftune.errors import PreftuneError
 
 _EXPORTED = re.compile(r"(.+) - (\S+)")  # a column of a chart exported from W&B: run and metric
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
+_DATA = ({"chosen", "rejected"}, {"prompt", "completion"}, {"prompt", "response_1"}, {"messages"})
 
 
 def read_jsonl(path: Path) -> list[RunLog]:
@@ -27,12 +29,15 @@ def read_jsonl(path: Path) -> list[RunLog]:
 
 
 def read_json_rows(path: Path) -> list[RunLog]:
-    """A list of rows, or of rows under ``log_history``, ``history`` or ``data``; a single object is one point."""
+    """A list of rows, or of rows under ``log_history``, ``history`` or ``data``, or columns by their names.
+
+    Any other object is one point.
+    """
     found = read_json(path)
     for key in ("log_history", "history", "data"):
-        if isinstance(found, dict) and isinstance(found.get(key), list):
+        if isinstance(found, dict) and isinstance(found.get(key), list | dict):
             found = found[key]
-    rows = [found] if isinstance(found, dict) else found
+    rows = (_turned(found) or [found]) if isinstance(found, dict) else found
     rows = [flattened(row) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if not rows:
         raise PreftuneError("It holds no rows of metrics.", where=str(path), mend="Give a list of objects, one a step.")
@@ -43,12 +48,13 @@ def read_csv(path: Path) -> list[RunLog]:
     """A table with a header; W&B's and TensorBoard's exports are understood."""
     text = read_text(path)
     header = text.partition("\n")[0]
-    delimiter = max(",\t;", key=header.count)
+    delimiter = max(",\t;|", key=header.count)
     try:
         rows = [dict(row) for row in csv.DictReader(io.StringIO(text), delimiter=delimiter)]
     except csv.Error as error:
         raise PreftuneError(f"It is no table ({error}).", where=str(path)) from error
-    kept = [{key: value for key, value in row.items() if key and value not in ("", None)} for row in rows]
+    read = _cell if delimiter == "," else _cell_with_comma
+    kept = [{key: read(value) for key, value in row.items() if key and value not in ("", None)} for row in rows]
     kept = [row for row in kept if row]
     if not kept:
         raise PreftuneError("The table has no rows.", where=str(path), mend="Give one with a header and a row a step.")
@@ -60,11 +66,36 @@ def read_csv(path: Path) -> list[RunLog]:
     return _logs(path, "csv", kept, [])
 
 
+def _cell(value: Any) -> Any:
+    return value
+
+
+def _cell_with_comma(value: Any) -> Any:
+    """A cell of a table whose cells no comma parts: spreadsheets of half the world write 0,69 into those."""
+    return value.replace(",", ".") if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) else value
+
+
+def _turned(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of columns, each a list or (as pandas writes it) a mapping from row to value; none where it is neither."""
+    lists = {name: values for name, values in document.items() if isinstance(values, list)}
+    if not lists:
+        by_row = {name: values for name, values in document.items() if isinstance(values, dict)}
+        lists = {name: list(values.values()) for name, values in by_row.items() if all(map(str.isdigit, values))}
+    if len({len(values) for values in lists.values()}) != 1 or len(lists) < len(document):
+        return []
+    if any(isinstance(value, list | dict) for values in lists.values() for value in values):
+        return []
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
 def _logs(path: Path, tool: str, rows: Sequence[dict[str, Any]], notes: list[str]) -> list[RunLog]:
+    if any(names <= rows[0].keys() for names in _DATA):
+        mend = "Give the run's folder or its log; `preftune audit` looks at data."
+        raise PreftuneError("This is data to train on and no log.", where=str(path), mend=mend)
     runs = split_runs(rows)
     if len(runs) > 1:
         notes = [*notes, f"The file holds {len(runs)} runs, told apart by name or by where their steps begin."]
-    return [log_of_rows(path.stem, tool, one, notes=notes) for one in runs]
+    return [log_of_rows(plain_name(path).stem, tool, one, notes=notes) for one in runs]
 
 
 def _tag(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -33,8 +34,14 @@ def read_event_folder(folder: Path, name: str = "") -> list[RunLog]:
 
     A file that goes on where the one before ended belongs to the same run; one that begins anew is another run.
     """
-    files = sorted(folder.glob(PATTERN), key=lambda path: (path.stat().st_mtime, path.name))
+    files = sorted(folder.glob(PATTERN), key=_begun)
     return read_event_files(files, name or folder.resolve().name)
+
+
+def _begun(path: Path) -> tuple[float, str]:
+    """When the file was begun: its name says so, and a copy has another time of its own."""
+    said = re.search(r"tfevents\.(\d{9,11})\.", path.name)
+    return float(said[1]) if said else path.stat().st_mtime, path.name
 
 
 def read_event_files(files: Sequence[Path], name: str) -> list[RunLog]:

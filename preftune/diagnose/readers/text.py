@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 from preftune.errors import PreftuneError
 
 LARGEST = 2**31  # bytes; a log of a million values has some thirty million
+_GZIP, _UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # what such files begin with; PowerShell writes the latter
 
 
 def read_text(path: Path) -> str:
-    """The file's text; raises ``PreftuneError`` where it cannot be opened, or is no log by its size or its bytes."""
+    """The file's text, unpacked where it is gzip's.
+
+    Raises ``PreftuneError`` where it cannot be opened, or is no log by its size or its bytes.
+    """
     try:
-        if path.stat().st_size > LARGEST:
-            raise PreftuneError("It is too large for a log (2 GiB).", where=str(path), mend="Give the metrics alone.")
-        content = path.read_bytes()
+        content = path.read_bytes() if path.stat().st_size <= LARGEST else None
     except OSError as error:
         raise PreftuneError(f"It cannot be read ({error.strerror or error}).", where=str(path)) from error
+    if content is not None and content.startswith(_GZIP):
+        content = _unpacked(content, path)
+    if content is None:
+        raise PreftuneError("It is too large for a log (2 GiB).", where=str(path), mend="Give the metrics alone.")
+    if content.startswith(_UTF16):
+        return content.decode("utf-16", "replace")
     if b"\0" in content[:4096]:
         raise PreftuneError("It is no text file.", where=str(path), mend="Give the run's folder or its log.")
     return content.decode("utf-8-sig", "replace")
+
+
+def plain_name(path: Path) -> Path:
+    """The file's name without what packing has added: ``run.jsonl`` of ``run.jsonl.gz``."""
+    return Path(path.name[:-3]) if path.suffix.lower() == ".gz" else Path(path.name)
 
 
 def read_json(path: Path) -> Any:
@@ -29,9 +43,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise PreftuneError(
-            "It is damaged or half written: this is no JSON.", where=str(path), mend="Give another checkpoint's."
-        ) from error
+        raise PreftuneError("It is damaged or half written: this is no JSON.", where=str(path)) from error
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -51,6 +63,19 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if bad:
         notes.append(f"{path.name}: {len(bad)} lines could not be read and were left out (first: line {bad[0]}).")
     return rows, notes
+
+
+def _unpacked(content: bytes, path: Path) -> bytes | None:
+    """What gzip has packed, as far as it goes: a log that is still written has no end. None where it is too large."""
+    found = bytearray()
+    while content.startswith(_GZIP) and len(found) <= LARGEST:
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            found += unpacker.decompress(content, LARGEST + 1 - len(found))
+        except zlib.error as error:
+            raise PreftuneError("It is damaged: gzip cannot unpack it.", where=str(path)) from error
+        content = unpacker.unused_data
+    return bytes(found) if len(found) <= LARGEST else None
 
 
 def _object(line: str) -> dict[str, Any] | None:

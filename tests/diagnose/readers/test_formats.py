@@ -72,6 +72,7 @@ def test_damaged_lines_and_files_are_told_and_the_rest_is_read(tmp_path: Path) -
         "metrics.jsonl: 2 lines could not be read and were left out (first: line 2).",
         "config.yaml is damaged and was left out.",
         "eval.json is damaged and was left out.",
+        "The method cannot be told from the log: checks for all of them are made.",
     ]
 
 
@@ -380,7 +381,7 @@ def test_every_run_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
     write(tmp_path / "trl" / "checkpoint-3" / "trainer_state.json", state(3))
     write(tmp_path / "notes.csv", "this,is\nno,log\n")
     logs = read_log(tmp_path)
-    assert sorted(log.name for log in logs) == ["a #1", "a #2", "trl"]
+    assert sorted(log.name for log in logs) == ["a", "b/a", "trl"]
     assert any("Left out: " in note and "It holds no metric" in note for note in logs[0].notes)
 
 
