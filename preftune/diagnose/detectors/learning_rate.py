@@ -12,6 +12,7 @@ from preftune.diagnose.detectors.reading import LEARNED, ONLINE, PREFERENCE, num
 from preftune.diagnose.findings import CannotTell, Certainty, Evidence, Finding, Nothing, Outcome, Severity
 from preftune.diagnose.series import RunLog, Series
 from preftune.diagnose.statistics import (
+    falls,
     head,
     is_enough,
     last_two,
@@ -166,6 +167,8 @@ def detect_low(log: RunLog) -> Outcome:
         return _compare(log, log.get("rewards/margins"), log.get("rewards/accuracies"))
     if log.method in ONLINE:
         return _reward_still(log)
+    if log.method == "sft":
+        return _loss_still(log)
     return CannotTell("It needs the method, or margins with accuracies.")
 
 
@@ -191,6 +194,20 @@ def _compare(log: RunLog, margins: Series | None, accuracies: Series | None) -> 
     return _still(
         log, "warning", certainty, "The margin between chosen and rejected answers has not moved.", tuple(evidence)
     )
+
+
+def _loss_still(log: RunLog) -> Outcome:
+    loss = log.get("loss")
+    if loss is None:
+        return CannotTell("The log has no loss.")
+    if not is_enough(loss):
+        return too_few(loss)
+    ends = tail(loss)
+    fallen, error = start(loss) - ends.location, noise(loss) * (1 / 3 + 1 / ends.n) ** 0.5
+    if fallen > STILL * error or falls(loss):
+        return Nothing()
+    evidence = (Evidence(loss.name, "fall of the loss over the run", fallen, STILL * error),)
+    return _still(log, "warning", "likely", "The loss has not fallen.", evidence)
 
 
 def _reward_still(log: RunLog) -> Outcome:

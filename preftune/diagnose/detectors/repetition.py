@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from preftune.diagnose.detector import Detector
+from preftune.diagnose.detectors.reading import ONLINE
 from preftune.diagnose.findings import CannotTell, Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Sample
 from preftune.diagnose.statistics import falls, head, is_enough, last_two
@@ -20,6 +21,16 @@ OPENING, STRETCH = 5, 3  # pieces
 FEW_SAMPLES: Final = 8
 FELL: Final = 0.5  # of the different stretches at first
 SPARSE: Final = 0.5
+OF_A_REWARD: Final = (
+    "The reward pays for a phrase, or the learning rate has broken the model.",
+    "Take what is repeated off the reward (reward `repetition`), lower --learning_rate, hold the policy by --beta or "
+    "--kl_coef.",
+)
+OF_DATA: Final = (
+    "The learning rate has broken the model, it has seen its rows too often, or the answers it learns from are alike.",
+    "Lower --learning_rate, make fewer passes (--num_train_epochs 1), look for stock phrases in the data "
+    "(`preftune audit`).",
+)
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _SPACE = re.compile(r"\s")
 
@@ -104,15 +115,15 @@ def _early(log: RunLog) -> list[Sample]:
 
 
 def _finding(log: RunLog, evidence: tuple[Evidence, ...]) -> Finding:
+    why, mend = OF_A_REWARD if log.method in ONLINE or log.method is None else OF_DATA
     return Finding(
         id="D05",
         severity="warning",
         certainty="likely",
         title="Answers repeat themselves or each other",
         what="Completions of the end of the run are repetitive or formulaic, those of its beginning were not.",
-        why="The reward pays for a phrase, or the learning rate has broken the model.",
-        remedy="Read the samples. Take what is repeated off the reward (reward `repetition`), lower --learning_rate, "
-        "hold the policy by --beta or --kl_coef.",
+        why=why,
+        remedy=f"Read the samples. {mend}",
         first_step=int(0.75 * log.last_step),
         last_step=log.last_step,
         evidence=evidence,

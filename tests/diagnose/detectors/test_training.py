@@ -6,7 +6,7 @@ import numpy as np
 
 from preftune.diagnose.findings import CannotTell, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Series
-from tests.diagnose.detectors.synthetic import N, ask, healthy, line, noisy, rising
+from tests.diagnose.detectors.synthetic import N, ask, healthy, line, noisy, rising, run
 
 
 def dpo(name: str, **changes: Any) -> Outcome:
@@ -126,3 +126,16 @@ def test_lines_logged_twice_must_be_the_same() -> None:
 
     assert isinstance(of(0.52), Finding)
     assert of(0.5) == Nothing()
+
+
+def test_fine_tuning_that_stands_still_is_seen() -> None:
+    flat, falling = noisy(2.0, 0.1), noisy(rising(2.5, 2.0), 0.1)
+    assert isinstance(ask("D28", run("sft", {"loss": flat, "grad_norm": noisy(1.0, 0.1)})), Finding)
+    assert ask("D28", run("sft", {"loss": falling, "grad_norm": noisy(1.0, 0.1)})) == Nothing()
+
+
+def test_repetition_names_a_reward_only_where_there_is_one() -> None:
+    series = {"rep/distinct3": noisy(line(0.9, 0.2), 0.02)}
+    tuned, rewarded = (ask("D05", run(method, series)) for method in ("sft", "grpo"))
+    assert isinstance(tuned, Finding) and isinstance(rewarded, Finding)
+    assert "reward" not in tuned.why and "reward" in rewarded.why
