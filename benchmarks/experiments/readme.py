@@ -15,6 +15,7 @@ from benchmarks.experiments import (
     bandit,
     enumerable,
     flipped_labels,
+    frontier,
     group_size,
     kto_imbalance,
     label_noise,
@@ -39,6 +40,7 @@ TABLES: Final[dict[str, Callable[[Result], str]]] = {
     "length-bias": length_bias.tables,
     "over-optimisation": over_optimisation.tables,
     "learned-proxies": learned_proxies.tables,
+    "frontier": frontier.tables,
     "flipped-labels": flipped_labels.tables,
 }
 PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
@@ -48,6 +50,7 @@ PLOTS: Final[dict[str, Callable[[Result], Sequence[Panel]]]] = {
     "length-bias": length_bias.plot,
     "over-optimisation": over_optimisation.plot,
     "learned-proxies": learned_proxies.plot,
+    "frontier": frontier.plot,
 }
 
 
