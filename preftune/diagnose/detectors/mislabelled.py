@@ -18,6 +18,7 @@ from preftune.diagnose.detectors.reading import ON_PAIRS, number
 from preftune.diagnose.findings import CannotTell, Certainty, Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Series
 from preftune.diagnose.statistics import LEAST_POINTS, last_two, part, rises
+from preftune.intervals import wilson
 
 CONFIDENT: Final = ("eval_rewards/accuracies_confident", "eval_accuracy_confident")
 STRONGLY_WRONG: Final = "eval_rewards/strongly_wrong"
@@ -65,7 +66,7 @@ def _by_the_surest(log: RunLog, confident: Series) -> Outcome:
     if confident.values[-1] > confident.values[:-2].max() + 0.02 or _won_lately(confident) > LEARNS:
         return Nothing()  # still learning
     wrong = 1 - float(ends.mean())
-    low, high = _interval(wrong, n)
+    low, high = wilson(wrong, n)
     if not (ends.max() <= 1 - WRONG and low > SURELY_WRONG):
         return Nothing()
     what = (
@@ -129,13 +130,6 @@ def _surest(log: RunLog) -> int:
     counted = log.get("eval_num_pairs", "eval_n")
     n = float(counted.finite().values[-1]) if counted is not None else number(log, "eval_num_pairs") or FEW_HELD_OUT
     return max(int(n / 4), 1)
-
-
-def _interval(share: float, n: int) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
-    found = binomtest(min(max(round(share * n), 0), n), n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def _finding(
