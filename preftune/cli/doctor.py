@@ -153,6 +153,11 @@ def _restricted(document: dict[str, Any], only: list[str]) -> dict[str, Any]:
 
 
 def _exit_code(document: dict[str, Any], strict: bool) -> int:
+    """Of a log without a single finite value nothing but that can be told, so it is bad input, whatever is found."""
+    from preftune.diagnose.readers.assemble import NOTHING_FINITE
+
+    if NOTHING_FINITE in document["notes"]:
+        return BAD_INPUT
     grave = ("error", "warning", "hint") if strict else ("error", "warning")
     if any(one["severity"] in grave for one in document["findings"]):
         return FOUND_WRONG

@@ -260,3 +260,13 @@ def doctor_log(path: Path) -> RunLog:
     from preftune.diagnose.readers.find import read_log
 
     return read_log(path)[0]
+
+
+def test_log_without_a_finite_value_is_bad_input_though_that_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "loss": NaN, "grad_norm": NaN}}\n' for step in range(60)))
+    assert main(["doctor", str(path)]) == 2
+    told = capsys.readouterr().out
+    assert "Figures are not finite" in told and "Not one logged value is finite" in told

@@ -13,6 +13,7 @@ from preftune.diagnose.readers.rows import Column, Rows, as_number, columns_of
 from preftune.diagnose.series import RunLog, Sample, Series
 from preftune.errors import PreftuneError
 
+NOTHING_FINITE = "Not one logged value is finite."
 REPEATED = frozenset({"loss", "grad_norm", "learning_rate", "rewards/margins", "reward"})
 
 
@@ -59,7 +60,7 @@ def make_log(
     if unknown := told_unknown(series):
         told.append(f"Metrics that are not known and were left as they are: {unknown}.")
     if not any(np.isfinite(one.values).any() for one in series.values()):
-        told.append("Not one logged value is finite.")
+        told.append(NOTHING_FINITE)
     settings = dict(config or {})
     method = told_method(series, settings)
     if method is None:
