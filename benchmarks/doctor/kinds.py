@@ -171,7 +171,8 @@ def _collapsed(seed: int) -> Plan:
 
 
 def _mislabelled(share: float, seed: int) -> Plan:
-    return on_pairs("dpo", seed, n=2400, wrong=share, held_out=400, max_steps=2 * STEPS)
+    """So many pairs that a model learns of them in spite of their labels: one that knows nothing cannot tell."""
+    return on_pairs("dpo", seed, n=4800, wrong=share, held_out=400, max_steps=4 * STEPS)
 
 
 def _around(plan: Plan, around: broken.Around) -> Plan:

@@ -42,13 +42,15 @@ def detect(log: RunLog) -> Outcome:
     if (audited := _of_audit(log)) is not None:
         return audited
     unsure: CannotTell | None = None
-    if confident is not None and len(confident.finite()) >= LEAST_EVALUATIONS:
+    has_learned_margins = log.method not in ("simpo", "orpo")  # theirs are mostly what the start held for likely
+    if confident is not None and len(confident.finite()) >= LEAST_EVALUATIONS and has_learned_margins:
         outcome = _by_the_surest(log, confident.finite())
         if not isinstance(outcome, CannotTell):
             return outcome
         unsure = outcome
     far = log.get(STRONGLY_WRONG)
-    if far is not None and len(far.finite()) >= LEAST_EVALUATIONS and (found := _by_the_far(log, far.finite())):
+    is_far_known = far is not None and len(far.finite()) >= LEAST_EVALUATIONS and has_learned_margins
+    if far is not None and is_far_known and (found := _by_the_far(log, far.finite())):
         return found
     trained = log.get(*TRAINED)
     if accuracy is None or trained is None:
