@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from preftune.diagnose.detector import Detector
-from preftune.diagnose.detectors.reading import ON_PAIRS, number
+from preftune.diagnose.detectors.reading import LEAST_EVALUATIONS, ON_PAIRS, evaluated, number
 from preftune.diagnose.findings import CannotTell, Certainty, Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Series
 from preftune.diagnose.statistics import LEAST_POINTS, last_two, part, rises
@@ -30,7 +30,6 @@ WRONG: Final = 0.15  # of the surest quarter
 SURELY_WRONG: Final = 0.12  # the lower end of that share's interval
 FAR: Final = 0.12  # of all held-out pairs, with a margin below -2
 FEW_HELD_OUT: Final = 100  # where the log does not say how many there are
-LEAST_EVALUATIONS: Final = 4
 BY_ROTE: Final = 0.08  # training above held-out accuracy
 LOW: Final = 0.68
 FROM_AUDIT: Final = ("wrong-labels-by-person", "mislabelled-pairs", "low-agreement")
@@ -38,26 +37,24 @@ FROM_AUDIT: Final = ("wrong-labels-by-person", "mislabelled-pairs", "low-agreeme
 
 def detect(log: RunLog) -> Outcome:
     """Whether the labels seem wrong, by the strongest evidence that the log has."""
-    confident, accuracy = log.get(*CONFIDENT), log.get(*ACCURACY)
     if (audited := _of_audit(log)) is not None:
         return audited
     unsure: CannotTell | None = None
-    has_learned_margins = log.method not in ("simpo", "orpo")  # theirs are mostly what the start held for likely
-    if confident is not None and len(confident.finite()) >= LEAST_EVALUATIONS and has_learned_margins:
-        outcome = _by_the_surest(log, confident.finite())
-        if not isinstance(outcome, CannotTell):
-            return outcome
-        unsure = outcome
-    far = log.get(STRONGLY_WRONG)
-    is_far_known = far is not None and len(far.finite()) >= LEAST_EVALUATIONS and has_learned_margins
-    if far is not None and is_far_known and (found := _by_the_far(log, far.finite())):
-        return found
-    trained = log.get(*TRAINED)
+    if log.method not in ("simpo", "orpo"):  # their margins are mostly what the start held for likely
+        if (confident := evaluated(log, *CONFIDENT)) is not None:
+            outcome = _by_the_surest(log, confident)
+            if not isinstance(outcome, CannotTell):
+                return outcome
+            unsure = outcome
+        if (far := evaluated(log, STRONGLY_WRONG)) is not None and (found := _by_the_far(log, far)):
+            return found
+    accuracy, trained = log.get(*ACCURACY), log.get(*TRAINED)
     if accuracy is None or trained is None:
         return unsure or CannotTell("It needs held-out pairs: eval_rewards/accuracies beside rewards/accuracies.")
-    if len(accuracy.finite()) < LEAST_EVALUATIONS or len(trained.finite()) < LEAST_POINTS:
+    known = evaluated(log, *ACCURACY)
+    if known is None or len(trained.finite()) < LEAST_POINTS:
         return unsure or CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations and {LEAST_POINTS} logged steps.")
-    return _by_rote(log, accuracy.finite(), trained) or unsure or Nothing()
+    return _by_rote(log, known, trained) or unsure or Nothing()
 
 
 def _by_the_surest(log: RunLog, confident: Series) -> Outcome:

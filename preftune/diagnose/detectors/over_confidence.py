@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from preftune.diagnose.detector import Detector
-from preftune.diagnose.detectors.reading import ON_PAIRS
+from preftune.diagnose.detectors.reading import LEAST_EVALUATIONS, ON_PAIRS, evaluated
 from preftune.diagnose.findings import CannotTell, Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog, Series
 from preftune.diagnose.statistics import is_enough, last_two, rises, too_few
@@ -17,7 +17,6 @@ RISEN: Final = 1.05  # of its least, the held-out loss
 FLAT: Final = 0.2  # of what training's margin gained, that held-out pairs' did
 APART: Final = 0.15  # training above held-out accuracy
 BETTER: Final = 0.02  # held-out accuracy that a later half must win
-LEAST_EVALUATIONS: Final = 4
 
 
 def detect(log: RunLog) -> Outcome:
@@ -28,7 +27,7 @@ def detect(log: RunLog) -> Outcome:
         return too_few(accuracy)
     if min(one.location for one in last_two(accuracy)) <= SURE or not rises(margins):
         return Nothing()
-    loss, gain, known = (_evaluated(log, name) for name in ("loss", "rewards/margins", "rewards/accuracies"))
+    loss, gain, known = (evaluated(log, f"eval_{name}") for name in ("loss", "rewards/margins", "rewards/accuracies"))
     if loss is None and gain is None and known is None:
         return CannotTell(f"It needs {LEAST_EVALUATIONS} evaluations of loss, margins or accuracies.")
     signs = (
@@ -53,11 +52,6 @@ def detect(log: RunLog) -> Outcome:
         evidence=tuple(evidence),
         source="Azar et al. 2023 (arXiv:2310.12036)",
     )
-
-
-def _evaluated(log: RunLog, name: str) -> Series | None:
-    series = log.get(f"eval_{name}")
-    return None if series is None or len(series.finite()) < LEAST_EVALUATIONS else series.finite()
 
 
 def _loss_rises(loss: Series) -> Evidence | None:

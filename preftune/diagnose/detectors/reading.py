@@ -14,6 +14,7 @@ ONLINE: Final = frozenset({"grpo", "rloo", "ppo", "online-dpo"})
 ON_PAIRS: Final = frozenset({"dpo", "ipo", "orpo", "simpo"})
 WITH_REFERENCE: Final = frozenset({"dpo", "ipo", "kto"})
 PREFERENCE: Final = ON_PAIRS | {"kto", "online-dpo"}
+LEAST_EVALUATIONS: Final = 4
 LEARNED: Final = ("reward", "objective/scores")
 GOLD: Final = (
     *("gold/score", "eval_gold/score", "judge/win_rate", "eval_judge/win_rate"),
@@ -34,6 +35,12 @@ def number(log: RunLog, *names: str) -> float | None:
     except (TypeError, ValueError):
         return None
     return found if found is not None and np.isfinite(found) else None
+
+
+def evaluated(log: RunLog, *names: str) -> Series | None:
+    """The finite points of the first of these that is logged; None of fewer than ``LEAST_EVALUATIONS``."""
+    series = log.get(*names)
+    return None if series is None or len(series.finite()) < LEAST_EVALUATIONS else series.finite()
 
 
 def beta_of(log: RunLog) -> float | None:

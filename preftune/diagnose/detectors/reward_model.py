@@ -7,13 +7,13 @@ from typing import Final
 import numpy as np
 
 from preftune.diagnose.detector import Detector
+from preftune.diagnose.detectors.reading import LEAST_EVALUATIONS
 from preftune.diagnose.findings import CannotTell, Evidence, Finding, Nothing, Outcome
 from preftune.diagnose.series import RunLog
 from preftune.diagnose.statistics import head, is_enough, last_two, noise, tail, too_few
 
 RISEN: Final = 1.05  # of its least, the held-out loss
 APART: Final = 0.15  # training above held-out accuracy
-LEAST_EVALUATIONS: Final = 4
 DRIFTED: Final = 5.0  # scores' mean over the margin
 
 
