@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from preftune.audit.findings import Share
 from preftune.data.records import Pair
 from preftune.data.split import prompt_key
-from preftune.intervals import wilson
+from preftune.intervals import design_effect, wilson
 
 
 def prompt_numbers(pairs: Sequence[Pair]) -> NDArray[np.int64]:
@@ -28,22 +28,6 @@ def clustered_share(hits: ArrayLike, clusters: ArrayLike, title: str, explanatio
         return Share(None, None, None, 0, title, explanation, unit)
     low, high = wilson(values.mean(), n / design_effect(values, clusters))
     return Share(float(values.mean()), float(low), float(high), n, title, explanation, unit)
-
-
-def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
-    """How many rows count as one (Kish 1965): the clustered variance of the mean over the independent one, at least 1.
-
-    Where all values are equal nothing can be seen of it: then every cluster counts as one row.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    count, n = int(index.max(initial=-1)) + 1, len(array)
-    independent = array.var()
-    if count < 2 or independent == 0:
-        return n / max(count, 1)
-    sums = np.bincount(index, weights=array - array.mean())
-    clustered = count / (count - 1) * float((sums**2).sum()) / n
-    return max(1.0, clustered / float(independent))
 
 
 def folds_by_cluster(clusters: ArrayLike, folds: int, seed: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from preftune.audit.clusters import clustered_share, design_effect, prompt_numbers
+from preftune.audit.clusters import clustered_share, prompt_numbers
 from preftune.audit.confident import confident_rate
 from preftune.audit.examples import EXAMPLES, example_of
 from preftune.audit.findings import Finding, Share, count_of
@@ -19,6 +19,7 @@ from preftune.audit.other_comparisons import margins_from_others
 from preftune.audit.pair_features import Floats
 from preftune.audit.preference_model import Fit, cross_fitted_margins, fit_words
 from preftune.data.records import Pair
+from preftune.intervals import design_effect
 
 Ints: TypeAlias = NDArray[np.int64]
 

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from preftune.audit.clusters import clustered_share, design_effect, folds_by_cluster
+from preftune.audit.clusters import clustered_share, folds_by_cluster
 from preftune.audit.findings import Share
 from preftune.audit.logistic import Coefficient, coefficients_of, wald_coefficients
 from preftune.audit.many_rates import holm
 from preftune.audit.pair_features import FORMS, Floats, answer_text
 from preftune.data.records import Pair
+from preftune.intervals import design_effect
 
 FEWEST_IN_SLICE, FEWEST_OPENINGS = 30, 20  # pairs; with fewer an interval says nothing
 MOST_SLICES = 20  # values of a field, the commonest

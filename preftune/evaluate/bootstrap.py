@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from preftune.evaluate.measures import Measure, mean, paired_change, share_of
+from preftune.intervals import cluster_numbers
 
 DRAWS: Final = 2000
 FEW_CLUSTERS: Final = 8  # below, Student's interval is the more honest one, by simulation
@@ -105,9 +106,3 @@ def interval_of(estimates: Float[np.ndarray, "draws"], clusters: int) -> tuple[f
     tail = float(norm.cdf(-reach))
     low, high = np.quantile(estimates, (tail, 1 - tail))
     return float(low), float(high)
-
-
-def cluster_numbers(clusters: Sequence[Hashable]) -> Numbers:
-    """Each item's cluster as a number, in the order of first appearance."""
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(one, len(known)) for one in clusters], dtype=np.int64)

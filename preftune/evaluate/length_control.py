@@ -18,10 +18,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from preftune.evaluate.bootstrap import cluster_draws, cluster_numbers, interval_of
+from preftune.evaluate.bootstrap import cluster_draws, interval_of
 from preftune.evaluate.measures import Measure
 from preftune.evaluate.not_taken import CannotTake
 from preftune.evaluate.win_rate import Points
+from preftune.intervals import cluster_numbers
 
 FEWEST: Final = 20  # comparisons for two coefficients
 _ENDLESS: Final = 15.0  # a coefficient beyond has run away: verdicts and length are separated

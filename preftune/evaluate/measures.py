@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from preftune.intervals import wilson
+from preftune.intervals import cluster_numbers, design_effect, wilson
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ def share_of(flags: Sequence[bool] | np.ndarray, prompts: Sequence[Any], title: 
     """
     values = np.asarray(flags, dtype=np.float64)
     n, hits = len(values), float(np.sum(values))
-    independent = values.var() / n if n else 0.0
-    if independent == 0.0:
-        return share(hits, n, title, explanation, effective_n=len(set(prompts)) or None)
-    effect = max(1.0, _variance_of_mean(values, prompts) / independent)
+    if not n:
+        return share(hits, n, title, explanation)
+    effect = design_effect(values, cluster_numbers(prompts))
     return share(hits, n, title, explanation, effective_n=n / effect)
 
 

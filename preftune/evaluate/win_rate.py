@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from preftune.evaluate.bootstrap import cluster_numbers, mean_interval
+from preftune import intervals
+from preftune.evaluate.bootstrap import mean_interval
 from preftune.evaluate.measures import Measure, share_of
+from preftune.intervals import cluster_numbers
 
 FEW: Final = 10  # wins or losses below which resampling cannot show how rare the rarer one is
 LEVEL, POWER = 0.05, 0.8
@@ -115,14 +117,15 @@ def comparisons_needed(rate: float, *, ties: float = 0.0, level: float = LEVEL, 
 
 
 def design_effect(values: Points, prompts: Sequence[Hashable]) -> float:
-    """The variance of the mean with the comparisons of a prompt hanging together, over that without; at least 1."""
+    """The variance of the mean with the comparisons of a prompt hanging together, over that without; at least 1.
+
+    1 too where nothing can be seen of it: all values equal, one prompt, or one comparison of each.
+    """
     numbers = cluster_numbers(prompts)
-    n, spread = len(values), float(values.var()) if len(values) else 0.0
-    if spread == 0.0 or numbers.max(initial=-1) < 1:
+    n_prompts = int(numbers.max(initial=-1)) + 1
+    if n_prompts < 2 or n_prompts == len(values) or values.var() == 0:
         return 1.0
-    sums = np.bincount(numbers, values - values.mean())
-    clustered = len(sums) / (len(sums) - 1) * float((sums**2).sum()) / n**2
-    return max(1.0, clustered / (spread / n)) if len(sums) < n else 1.0
+    return intervals.design_effect(values, numbers)
 
 
 def _smallest(prompts_for: Any, prompts: int) -> float | None:

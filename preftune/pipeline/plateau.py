@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from preftune.evaluate.bootstrap import cluster_draws, cluster_numbers
+from preftune.evaluate.bootstrap import cluster_draws
+from preftune.intervals import cluster_numbers
 
 Verdict: TypeAlias = Literal["rising", "plateau", "falling", "cannot tell"]
 MATTERS: Final = 0.02  # a gain of accuracy that would be worth more training

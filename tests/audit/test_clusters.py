@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from preftune.audit.clusters import bootstrap_interval, clustered_share, design_effect, folds_by_cluster
+from preftune.audit.clusters import bootstrap_interval, clustered_share, folds_by_cluster
 from preftune.audit.findings import share_of
-from preftune.intervals import wilson
+from preftune.intervals import design_effect, wilson
 
 
 def test_independent_rows_have_wilsons_interval() -> None:
